@@ -1,0 +1,312 @@
+//! The embedded authority: a CA key, the tokens it has made, and the names it has given away.
+//!
+//! Pure state. A call that changes what must not be forgotten (a token made or used, a name given) returns its answer as a
+//! value; the caller persists [`Authority::to_stored`] **before** letting the answer out. A crash between the two leaves
+//! either nothing changed and nothing said, or everything changed and an answer lost: the second costs the operator a new
+//! token, and never lets one token admit two nodes.
+
+mod refusal;
+mod stored;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rcgen::SubjectPublicKeyInfo;
+use rustls_pki_types::CertificateDer;
+use x0t_model::{Entropy, SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
+
+pub use self::refusal::{JoinRefusal, RenewRefusal, TokenRefusal};
+pub use self::stored::StoredAuthorityError;
+use self::tokens::Tokens;
+pub use self::tokens::{JOIN_TOKENS_MAX, TokenId, TokenState, TokenView};
+use crate::authority_rules;
+use crate::bundle::Bundle;
+use crate::csr;
+use crate::issuance::{self, IssueError, Validity};
+use crate::keys::{KeySource, PrivateKey};
+use crate::leaf_rules::parse;
+use crate::svid::Svid;
+use crate::token::{JoinSecret, JoinToken, TOKEN_ADDRESSES_MAX};
+
+/// Names an authority gives away: sixteen times the largest mesh in the promises.
+pub const ISSUED_NAMES_MAX: usize = 16_384;
+/// Bytes of a node's name: a fully qualified host name fits (RFC 1035, 2.3.4).
+pub const NODE_NAME_LEN_MAX: usize = 253;
+
+/// How an authority issues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthorityConfig {
+    /// How long an SVID is valid. One hour bounds what a stolen key is worth, and leaves half an hour to repair an authority.
+    pub svid_ttl: Duration,
+    /// How far an SVID's validity reaches back, against clocks that differ. At most a tenth of [`Self::svid_ttl`] is used, so
+    /// that half of a very short life does not lie before its issuance.
+    pub backdate: Duration,
+    /// How long the CA certificate is valid. Ten years: members pin it and there is no second CA to hand over to, so its end
+    /// is the end of the mesh. A leaked CA key is answered by taking it out of the bundle, not by waiting.
+    pub authority_ttl: Duration,
+}
+
+impl Default for AuthorityConfig {
+    fn default() -> Self {
+        Self {
+            svid_ttl: Duration::from_secs(3600),
+            backdate: Duration::from_secs(60),
+            authority_ttl: Duration::from_secs(10 * 365 * 24 * 3600),
+        }
+    }
+}
+
+/// A chain that was just issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// The last second of its validity.
+    pub not_after: UnixTime,
+}
+
+/// The embedded authority of one trust domain, running on one of its nodes.
+pub struct Authority {
+    node: SpiffeId,
+    name: String,
+    config: AuthorityConfig,
+    certificate: CertificateDer<'static>,
+    key: PrivateKey,
+    not_after: UnixTime,
+    bundle: Bundle,
+    tokens: Tokens,
+    /// Every name ever given away and not forgotten, with the time of its last join.
+    names: BTreeMap<String, UnixTime>,
+}
+
+impl Authority {
+    /// A new authority, and with it a new trust domain: that of `node`, the node that runs it.
+    pub fn create(
+        node: &SpiffeId,
+        config: AuthorityConfig,
+        keys: &mut dyn KeySource,
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Self, IssueError> {
+        let name = node.node_name().filter(|name| check_name(node.trust_domain(), name).is_ok());
+        let name = name.ok_or_else(|| IssueError::NotANode(node.clone()))?.to_owned();
+        let key = keys.generate()?;
+        let validity = Validity { not_before: now - config.backdate, not_after: now + config.authority_ttl };
+        let certificate = issuance::self_signed_authority(node.trust_domain(), &key, validity, entropy)?;
+        let bundle = Bundle::new(node.trust_domain().clone(), vec![certificate.clone()], 1);
+        let bundle = bundle.map_err(|error| IssueError::Encoding(error.to_string()))?;
+        let names = BTreeMap::from([(name.clone(), now)]);
+        let not_after = validity.not_after;
+        Ok(Self {
+            node: node.clone(),
+            name,
+            config,
+            certificate,
+            key,
+            not_after,
+            bundle,
+            tokens: Tokens::default(),
+            names,
+        })
+    }
+
+    /// The node that runs this authority.
+    pub const fn node(&self) -> &SpiffeId {
+        &self.node
+    }
+
+    /// The trust domain it vouches for.
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        self.node.trust_domain()
+    }
+
+    /// What members check each other against.
+    pub const fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// The last second of the CA certificate: from then on nothing is issued and nothing validates.
+    pub const fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+
+    /// How it issues.
+    pub const fn config(&self) -> &AuthorityConfig {
+        &self.config
+    }
+
+    /// What the authority's node shows to a joiner: its own chain and, behind it, every authority of the bundle, so that the
+    /// joiner can hold them against the digest in its token.
+    pub fn join_chain(&self, svid: &Svid) -> Vec<CertificateDer<'static>> {
+        svid.chain().iter().chain(self.bundle.authorities()).cloned().collect()
+    }
+
+    /// Makes a token that admits one node, by any free name or by `name`, until `now + ttl`. A token for a name that is taken
+    /// lets that node join again, with a new key. Persist before showing it.
+    pub fn create_token(
+        &mut self,
+        name: Option<&str>,
+        ttl: Duration,
+        addresses: Vec<SocketAddr>,
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<JoinToken, TokenRefusal> {
+        if addresses.is_empty() || addresses.len() > TOKEN_ADDRESSES_MAX {
+            return Err(TokenRefusal::AddressCount(addresses.len()));
+        }
+        if let Some(name) = name {
+            check_name(self.trust_domain(), name)
+                .map_err(|source| TokenRefusal::BadName { name: name.to_owned(), source })?;
+            if name == self.name {
+                return Err(TokenRefusal::NameIsAuthority(name.to_owned()));
+            }
+        }
+        let secret = JoinSecret::from_bytes(entropy.bytes());
+        let expires = now + ttl;
+        self.tokens.insert(&secret, name, now, expires)?;
+        let (bundle_digest, authority) = (self.bundle.digest(), self.node.clone());
+        Ok(JoinToken { secret, bundle_digest, authority, addresses, expires })
+    }
+
+    /// The tokens that are remembered, used and expired ones included.
+    pub fn tokens(&self) -> impl Iterator<Item = TokenView> + '_ {
+        self.tokens.iter()
+    }
+
+    /// Forgets a token; whether there was one. Persist afterwards.
+    pub fn revoke_token(&mut self, id: TokenId) -> bool {
+        self.tokens.remove(id)
+    }
+
+    /// The names given away, with the time of their last join.
+    pub fn names(&self) -> impl Iterator<Item = (&str, UnixTime)> {
+        self.names.iter().map(|(name, joined)| (name.as_str(), *joined))
+    }
+
+    /// Forgets a name, so that its node cannot renew and another may have it; whether it was given away. The SVID that is out
+    /// stays valid until its end. The authority's own name is never forgotten. Persist afterwards.
+    pub fn forget_name(&mut self, name: &str) -> bool {
+        name != self.name && self.names.remove(name).is_some()
+    }
+
+    /// Admits the holder of `secret` under `name` (or under the name the token was made for) and certifies the key in `csr`,
+    /// from which nothing else is taken. On success the token is used and the name is given away; persist
+    /// [`Self::to_stored`] before the answer leaves. On refusal nothing changes, so a mistyped name costs no token.
+    pub fn redeem(
+        &mut self,
+        secret: &JoinSecret,
+        name: Option<&str>,
+        csr: &[u8],
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Issued, JoinRefusal> {
+        let ticket = self.tokens.find(secret, now)?;
+        let name = match (ticket.name, name) {
+            (Some(wanted), Some(requested)) if wanted != requested => {
+                let requested = requested.to_owned();
+                return Err(JoinRefusal::NameMismatch { wanted: wanted.to_owned(), requested });
+            }
+            (Some(name), _) | (None, Some(name)) => name.to_owned(),
+            (None, None) => return Err(JoinRefusal::NameMissing),
+        };
+        let made_for_this_name = ticket.name.is_some();
+        let ticket = ticket.id;
+        let id = check_name(self.trust_domain(), &name)
+            .map_err(|source| JoinRefusal::BadName { name: name.clone(), source })?;
+        if name == self.name || (self.names.contains_key(&name) && !made_for_this_name) {
+            return Err(JoinRefusal::NameTaken(name));
+        }
+        if self.names.len() >= ISSUED_NAMES_MAX && !self.names.contains_key(&name) {
+            return Err(JoinRefusal::TooManyNames);
+        }
+        let issued = self.issue(&id, &csr::check(csr)?, entropy, now)?;
+        self.tokens.mark_used(ticket, now, &name);
+        self.names.insert(name, now);
+        Ok(issued)
+    }
+
+    /// Certifies a new key for `peer`, whose identity the session has proven. Changes nothing that needs persisting.
+    pub fn renew(
+        &self,
+        peer: &SpiffeId,
+        csr: &[u8],
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Issued, RenewRefusal> {
+        let known = peer.trust_domain() == self.trust_domain()
+            && peer.node_name().is_some_and(|name| self.names.contains_key(name));
+        if !known {
+            return Err(RenewRefusal::UnknownNode(peer.clone()));
+        }
+        Ok(self.issue(peer, &csr::check(csr)?, entropy, now)?)
+    }
+
+    /// An SVID for the node that runs this authority, with a key from `keys`. Works with everything else expired, as long as
+    /// the CA itself is valid: an authority that was off for a week starts by issuing to itself.
+    pub fn issue_self(
+        &self,
+        keys: &mut dyn KeySource,
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Svid, IssueError> {
+        let key = keys.generate()?;
+        let public_key = SubjectPublicKeyInfo::from_der(key.public_key_info());
+        let public_key = public_key.map_err(|error| IssueError::Encoding(error.to_string()))?;
+        let issued = self.issue(&self.node, &public_key, entropy, now)?;
+        Svid::new(issued.chain, key).map_err(|error| IssueError::Encoding(error.to_string()))
+    }
+
+    fn issue(
+        &self,
+        id: &SpiffeId,
+        public_key: &SubjectPublicKeyInfo,
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Issued, IssueError> {
+        if now > self.not_after {
+            return Err(IssueError::AuthorityExpired(self.not_after));
+        }
+        let backdate = self.config.backdate.min(self.config.svid_ttl / 10);
+        // Whoever outlived its authority would carry an SVID that nobody accepts.
+        let not_after = (now + self.config.svid_ttl).min(self.not_after);
+        let validity = Validity { not_before: now - backdate, not_after };
+        let leaf = issuance::leaf(id, public_key, (&self.certificate, &self.key), validity, entropy)?;
+        Ok(Issued { chain: vec![leaf], spiffe_id: id.clone(), not_after })
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tokens, names) = (self.tokens.iter().count(), self.names.len());
+        write!(f, "Authority({}, {tokens} tokens, {names} names)", self.node)
+    }
+}
+
+/// The identity behind `name`; the error is `None` if the name is only too long.
+fn check_name(trust_domain: &TrustDomain, name: &str) -> Result<SpiffeId, Option<SpiffeIdError>> {
+    if name.len() > NODE_NAME_LEN_MAX {
+        return Err(None);
+    }
+    SpiffeId::node(trust_domain, name).map_err(Some)
+}
+
+/// The last second of `certificate`, which must be fit to sign for `trust_domain` with `key`.
+fn own_certificate(
+    certificate: &CertificateDer<'static>,
+    key: &PrivateKey,
+    trust_domain: &TrustDomain,
+) -> Result<UnixTime, StoredAuthorityError> {
+    let wrong = |field, reason: &dyn fmt::Display| StoredAuthorityError::Content { field, reason: reason.to_string() };
+    let (_, not_after) =
+        authority_rules::check(certificate, trust_domain).map_err(|error| wrong("certificate", &error))?;
+    let parsed = parse(certificate).map_err(|error| wrong("certificate", &error))?;
+    if parsed.public_key().raw != key.public_key_info() {
+        return Err(wrong("key", &"it is not the key of the CA certificate"));
+    }
+    Ok(not_after)
+}

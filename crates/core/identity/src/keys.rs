@@ -1,0 +1,141 @@
+//! Where private keys come from, and what one can do.
+
+use std::fmt;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SigningKey};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use x0t_model::Entropy;
+use zeroize::Zeroizing;
+
+/// Why there is no key, or no signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The cryptographic library could not make one.
+    #[error("the key could not be generated")]
+    Generation,
+    /// Not PKCS#8, or not P-256, P-384 or Ed25519.
+    #[error("the private key is not a PKCS#8 key on P-256, P-384 or Ed25519")]
+    Unusable,
+    /// The cryptographic library could not sign.
+    #[error("the signature could not be made")]
+    Signing,
+}
+
+/// The seam behind which keys are made: the operating system's randomness in a real node, a seed in a simulated one.
+pub trait KeySource: Send {
+    /// A new private key.
+    fn generate(&mut self) -> Result<PrivateKey, KeyError>;
+}
+
+/// P-256 keys from aws-lc-rs, which draws them from the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AwsLcKeys;
+
+impl KeySource for AwsLcKeys {
+    fn generate(&mut self) -> Result<PrivateKey, KeyError> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Generation)?;
+        let pkcs8 = pair.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
+        PrivateKey::from_pkcs8(pkcs8.as_ref())
+    }
+}
+
+/// Ed25519 keys that follow from a seed. Only for simulation and tests: who knows the seed knows every key.
+#[derive(Debug)]
+pub struct SeededKeys(Entropy);
+
+impl SeededKeys {
+    /// Keys that follow from `entropy`.
+    pub const fn new(entropy: Entropy) -> Self {
+        Self(entropy)
+    }
+}
+
+impl KeySource for SeededKeys {
+    fn generate(&mut self) -> Result<PrivateKey, KeyError> {
+        let seed = Zeroizing::new(self.0.bytes::<32>());
+        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| KeyError::Generation)?;
+        let pkcs8 = pair.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
+        PrivateKey::from_pkcs8(pkcs8.as_ref())
+    }
+}
+
+/// A private key in PKCS#8, wiped when dropped; prints nothing of itself.
+#[derive(Clone)]
+pub struct PrivateKey {
+    pkcs8: Zeroizing<Vec<u8>>,
+    public_key_info: Vec<u8>,
+}
+
+impl PrivateKey {
+    /// Reads a PKCS#8 key on P-256, P-384 or Ed25519.
+    pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, KeyError> {
+        let pkcs8 = Zeroizing::new(pkcs8.to_vec());
+        let pair = read_pair(&pkcs8)?;
+        let supported = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519];
+        if !supported.iter().any(|algorithm| pair.is_compatible(algorithm)) {
+            return Err(KeyError::Unusable);
+        }
+        let public_key_info = pair.subject_public_key_info();
+        Ok(Self { pkcs8, public_key_info })
+    }
+
+    /// The key as PKCS#8 DER.
+    pub fn pkcs8(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    /// The public half as SubjectPublicKeyInfo DER (RFC 5280, 4.1.2.7).
+    pub fn public_key_info(&self) -> &[u8] {
+        &self.public_key_info
+    }
+
+    /// Signs `message`. ECDSA draws a nonce inside aws-lc-rs, so two signatures of one message differ; Ed25519 is
+    /// deterministic.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.pair()?.sign(message).map_err(|_| KeyError::Signing)
+    }
+
+    /// The key in the form that issues certificates and requests.
+    pub(crate) fn pair(&self) -> Result<Zeroizing<KeyPair>, KeyError> {
+        read_pair(&self.pkcs8)
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey")
+    }
+}
+
+fn read_pair(pkcs8: &[u8]) -> Result<Zeroizing<KeyPair>, KeyError> {
+    KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8)).map(Zeroizing::new).map_err(|_| KeyError::Unusable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeded_keys_follow_from_their_seed_and_differ_from_each_other() {
+        let (mut one, mut two) = (SeededKeys::new(Entropy::new([7; 32])), SeededKeys::new(Entropy::new([7; 32])));
+        let (first, second) = (one.generate().unwrap(), one.generate().unwrap());
+        assert_eq!(first.pkcs8(), two.generate().unwrap().pkcs8());
+        assert_ne!(first.pkcs8(), second.pkcs8());
+        assert_eq!(first.sign(b"message").unwrap(), first.sign(b"message").unwrap());
+    }
+
+    #[test]
+    fn a_key_prints_nothing_of_itself() {
+        assert_eq!(format!("{:?}", AwsLcKeys.generate().unwrap()), "PrivateKey");
+    }
+
+    #[test]
+    fn bytes_that_are_no_key_are_refused() {
+        let key = AwsLcKeys.generate().unwrap();
+        for len in 0..key.pkcs8().len() {
+            assert_eq!(PrivateKey::from_pkcs8(&key.pkcs8()[..len]).unwrap_err(), KeyError::Unusable);
+        }
+        assert_eq!(PrivateKey::from_pkcs8(key.pkcs8()).unwrap().public_key_info(), key.public_key_info());
+    }
+}

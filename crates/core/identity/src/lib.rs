@@ -1,0 +1,58 @@
+//! SPIFFE identity: who is it, and how does a node come to be somebody?
+//!
+//! # The life of an identity
+//!
+//! A mesh begins with one node that runs the embedded [`Authority`]: a self-signed CA for one trust domain, a table of
+//! single-use join tokens and a list of the names it has given away. The CA's certificate, alone so far, is the [`Bundle`] of
+//! the trust domain: what members check each other against.
+//!
+//! The operator asks for a [`JoinToken`] and carries it, by hand, to the next machine. The token holds a secret, which shows
+//! the authority who may join, and the digest of the bundle, which shows the joiner that it talks to the right authority
+//! ([`JoinToken::verify_authority`]): neither side trusts the other blindly, and nobody in between learns anything. The joiner
+//! makes a key, proves possession of it in a signing request ([`signing_request`]) and says which name it would like
+//! ([`message::JoinRequest`]). The authority maps token to name, takes nothing but the key from the request and answers with
+//! an X.509-SVID ([`Authority::redeem`]).
+//!
+//! From then on the node has an [`Svid`]: a short-lived chain and its key. [`Rotation`] asks for the next one at about half of
+//! its life, keeps the valid one whatever goes wrong, and adopts a new one only after checking it as a stranger would, with
+//! [`verify_chain`]: leaf rules first, then time, then the trust domain that the leaf names, then the path to an authority of
+//! *that* domain. The SVID's key also signs what routing floods, under a label of its own ([`AnchorProof`]).
+//!
+//! # What this crate never does
+//!
+//! It reads no clock, no file and no socket: `now` is an argument, stored state goes out as bytes. It decides who somebody is
+//! and never what somebody may do. Randomness comes in as [`Entropy`](x0t_model::Entropy), with two exceptions inside
+//! aws-lc-rs: [`AwsLcKeys`] generates keys, and an ECDSA signature draws a nonce. With [`SeededKeys`] (Ed25519, whose
+//! signatures are deterministic) the whole issuance is repeated byte for byte by repeating the seed.
+
+mod anchor;
+mod authority;
+mod authority_rules;
+mod bundle;
+mod causes;
+mod csr;
+mod issuance;
+mod keys;
+mod leaf_rules;
+pub mod message;
+mod pem;
+mod public_key;
+mod rotation;
+mod svid;
+mod token;
+mod verify;
+
+pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
+pub use authority::{
+    Authority, AuthorityConfig, ISSUED_NAMES_MAX, Issued, JOIN_TOKENS_MAX, JoinRefusal, NODE_NAME_LEN_MAX,
+    RenewRefusal, StoredAuthorityError, TokenId, TokenRefusal, TokenState, TokenView,
+};
+pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
+pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
+pub use issuance::IssueError;
+pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
+pub use leaf_rules::Leaf;
+pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};
+pub use svid::{Svid, SvidError};
+pub use token::{JoinSecret, JoinToken, ParseTokenError, TOKEN_ADDRESSES_MAX};
+pub use verify::{CERTIFICATE_LEN_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, verify_chain, verify_signature};

@@ -1,0 +1,451 @@
+//! All sessions of one node.
+
+mod half_open;
+mod receive;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use x0t_model::{Entropy, Instant, UnixTime};
+
+use self::half_open::HalfOpen;
+use crate::config::PARAMETERS_LEN_MAX;
+use crate::cookie::CookieJar;
+use crate::handshake::Driver;
+use crate::packet::{FORWARD_OVERHEAD, ProtectedHeader};
+use crate::session::Session;
+use crate::{
+    Carrier, CloseReason, ConnectError, Credentials, EndpointConfig, Event, HopHeader, Offer, Provider, Purpose,
+    SendError, SessionId, SessionInfo, Stats, Transmit, VerifyPeer, close_code,
+};
+
+/// Answers (RETRY, CLOSE) that wait for `poll_transmit`. More are dropped: whoever asked will ask again.
+const OUTBOX_MAX: usize = 1024;
+/// News that waits for `poll_event`. Above this, packets are dropped unread until the node has caught up.
+const EVENTS_MAX: usize = 4096;
+/// Below this, a relayed join session has no room for its headers.
+const MAX_DATAGRAM_FLOOR: usize = 600;
+/// Above this, a frame's two-byte length would not do.
+const MAX_DATAGRAM_CEILING: usize = 65_000;
+
+/// All sessions of one node. Never does IO: call a method when something happened, then drain [`Endpoint::poll_transmit`]
+/// and [`Endpoint::poll_event`], then sleep until [`Endpoint::poll_timeout`].
+pub struct Endpoint {
+    config: EndpointConfig,
+    provider: Arc<dyn Provider>,
+    entropy: Entropy,
+    identity: Option<Arc<Credentials>>,
+    verifier: Option<Arc<dyn VerifyPeer>>,
+    parameters: Vec<u8>,
+    cookies: CookieJar,
+    /// By our index, which is the lower half of a [`SessionId`].
+    sessions: BTreeMap<u32, Box<Session>>,
+    /// Which session a hello belongs to whose sender does not know our index: by the address and index it came with.
+    answered: BTreeMap<(Carrier, u32), u32>,
+    half_open: HalfOpen,
+    /// Sessions that may have something to send.
+    ready: BTreeSet<u32>,
+    last_polled: u32,
+    /// When sessions are to be looked after; never later than their deadline.
+    timers: BTreeSet<(Instant, u32)>,
+    outbox: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    serial: u32,
+    /// What the last call said the time is.
+    now: Instant,
+    stats: Stats,
+}
+
+impl Endpoint {
+    /// An endpoint without identity: it answers nobody until [`Endpoint::set_identity`].
+    pub fn new(mut config: EndpointConfig, provider: Arc<dyn Provider>, mut entropy: Entropy) -> Self {
+        config.max_datagram = config.max_datagram.clamp(MAX_DATAGRAM_FLOOR, MAX_DATAGRAM_CEILING);
+        config.max_handshake_datagram =
+            config.max_handshake_datagram.clamp(MAX_DATAGRAM_FLOOR / 2, config.max_datagram);
+        Self {
+            config,
+            provider,
+            cookies: CookieJar::new(&mut entropy),
+            entropy,
+            identity: None,
+            verifier: None,
+            parameters: Vec::new(),
+            sessions: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            half_open: HalfOpen::default(),
+            ready: BTreeSet::new(),
+            last_polled: 0,
+            timers: BTreeSet::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            serial: 0,
+            now: Instant::ZERO,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Who we are from here on, and who decides about peers. Running sessions go on as they are.
+    pub fn set_identity(&mut self, credentials: Arc<Credentials>, verifier: Arc<dyn VerifyPeer>) {
+        self.identity = Some(credentials);
+        self.verifier = Some(verifier);
+    }
+
+    /// Who decides about peers while we have no identity: all that a joining host has.
+    pub fn set_verifier(&mut self, verifier: Arc<dyn VerifyPeer>) {
+        self.verifier = Some(verifier);
+    }
+
+    /// What the peer is told of us in handshakes begun from here on: at most 512 bytes.
+    pub fn set_parameters(&mut self, parameters: Vec<u8>) -> Result<(), SendError> {
+        if parameters.len() > PARAMETERS_LEN_MAX {
+            return Err(SendError::TooLarge { len: parameters.len(), limit: PARAMETERS_LEN_MAX });
+        }
+        self.parameters = parameters;
+        Ok(())
+    }
+
+    /// Whether join sessions are answered from here on.
+    pub fn set_accept_join(&mut self, accept: bool) {
+        self.config.accept_join = accept;
+    }
+
+    /// Begins a session. It ends in [`Event::Established`] or [`Event::Refused`].
+    pub fn connect(
+        &mut self,
+        purpose: Purpose,
+        carrier: Carrier,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<SessionId, ConnectError> {
+        self.now = now;
+        let credentials = match purpose {
+            Purpose::Join => None,
+            Purpose::Link | Purpose::EndToEnd => Some(self.identity.clone().ok_or(ConnectError::NoIdentity)?),
+        };
+        let verifier = self.verifier.clone().ok_or(ConnectError::NoIdentity)?;
+        if self.sessions.len() >= self.config.max_sessions {
+            return Err(ConnectError::TooManySessions(self.sessions.len()));
+        }
+        let offer = self.offer(purpose, credentials, verifier, wall);
+        let tls = self.provider.client(offer).map_err(ConnectError::Handshake)?;
+        self.stats.handshakes_begun += 1;
+        let driver = Driver::new(tls, true, self.config.handshake_retransmit);
+        Ok(self.insert(purpose, carrier, 0, driver))
+    }
+
+    fn offer(
+        &mut self,
+        purpose: Purpose,
+        credentials: Option<Arc<Credentials>>,
+        verifier: Arc<dyn VerifyPeer>,
+        wall: UnixTime,
+    ) -> Offer {
+        let parameters = self.parameters.clone();
+        Offer { purpose, credentials, verifier, parameters, now: wall, entropy: self.entropy.bytes() }
+    }
+
+    fn insert(&mut self, purpose: Purpose, carrier: Carrier, peer_index: u32, driver: Driver) -> SessionId {
+        let index = loop {
+            let index = self.entropy.next_u32();
+            if index != 0 && !self.sessions.contains_key(&index) {
+                break index;
+            }
+        };
+        self.serial = self.serial.wrapping_add(1);
+        let id = SessionId::new(self.serial, index);
+        let session = Session::new(id, (purpose, carrier), peer_index, driver, self.now, &self.config);
+        self.sessions.insert(index, Box::new(session));
+        self.ready.insert(index);
+        self.arm(index);
+        id
+    }
+
+    /// Queues an unreliable datagram; small ones share a packet until the next [`Endpoint::poll_transmit`].
+    pub fn send_datagram(&mut self, session: SessionId, bytes: &[u8], now: Instant) -> Result<(), SendError> {
+        self.now = now;
+        let session = find(&mut self.sessions, session)?;
+        let (index, limit) = (session.id.index(), session.datagram_limit(&self.config));
+        session.usable().ok_or(SendError::NotEstablished)?.send_datagram(bytes, limit)?;
+        self.ready.insert(index);
+        Ok(())
+    }
+
+    /// Queues a reliable message of at most 64 KiB, delivered once and in order. An empty one is not sent at all.
+    pub fn send_message(&mut self, session: SessionId, bytes: &[u8], now: Instant) -> Result<(), SendError> {
+        self.now = now;
+        let session = find(&mut self.sessions, session)?;
+        let index = session.id.index();
+        session.usable().ok_or(SendError::NotEstablished)?.send_message(bytes)?;
+        self.ready.insert(index);
+        Ok(())
+    }
+
+    /// Appends a FORWARD packet to `out`: `hop` under the link's keys, `payload` as it is.
+    pub fn seal_forward(
+        &mut self,
+        session: SessionId,
+        hop: &HopHeader,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SendError> {
+        let link = find_link(&mut self.sessions, session)?;
+        let limit = link.packet_limit(&self.config).saturating_sub(FORWARD_OVERHEAD);
+        if payload.len() > limit {
+            return Err(SendError::TooLarge { len: payload.len(), limit });
+        }
+        link.usable().ok_or(SendError::NotEstablished)?.seal_forward(hop, payload, out)?;
+        self.sealed(session, FORWARD_OVERHEAD + payload.len());
+        Ok(())
+    }
+
+    /// Turns a FORWARD packet that was opened in place into one for the next link, with `hop` as its header. The payload
+    /// stays where it is: a relay copies nothing.
+    pub fn reseal_forward(&mut self, session: SessionId, hop: &HopHeader, packet: &mut [u8]) -> Result<(), SendError> {
+        let link = find_link(&mut self.sessions, session)?;
+        let (len, limit) = (packet.len(), link.packet_limit(&self.config));
+        if !(FORWARD_OVERHEAD..=limit).contains(&len) {
+            return Err(SendError::TooLarge { len, limit });
+        }
+        link.usable().ok_or(SendError::NotEstablished)?.seal_hop(hop, packet)?;
+        self.sealed(session, len);
+        Ok(())
+    }
+
+    /// Appends a PROTECTED packet with one DATAGRAM frame to `out`, for the data path: the caller carries it.
+    pub fn seal_datagram_packet(
+        &mut self,
+        session: SessionId,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SendError> {
+        let held = find(&mut self.sessions, session)?;
+        let limit = held.datagram_limit(&self.config);
+        if bytes.len() > limit {
+            return Err(SendError::TooLarge { len: bytes.len(), limit });
+        }
+        let start = out.len();
+        if held.is_established() {
+            held.begin_packet(out);
+        }
+        held.usable().ok_or(SendError::NotEstablished)?.seal_datagram(bytes, out)?;
+        let len = out.len() - start;
+        self.sealed(session, len);
+        Ok(())
+    }
+
+    fn sealed(&mut self, id: SessionId, len: usize) {
+        self.stats.sent += 1;
+        let now = self.now;
+        if let Some(session) = self.sessions.get_mut(&id.index()) {
+            session.tx = (session.tx.0 + 1, session.tx.1 + len as u64);
+            if session.traffic.as_mut().is_some_and(|traffic| traffic.rekey_if_due(now)) {
+                self.stats.rekeys += 1;
+                self.ready.insert(id.index());
+            }
+        }
+    }
+
+    /// Longest datagram that fits one packet of `session`.
+    pub fn max_datagram(&self, session: SessionId) -> Option<usize> {
+        self.get(session).map(|session| session.datagram_limit(&self.config))
+    }
+
+    /// Ends a session, tells the peer, and reports [`Event::Closed`] or [`Event::Refused`].
+    pub fn close(&mut self, session: SessionId, code: u16, reason: &str, now: Instant) {
+        self.now = now;
+        if self.get(session).is_some_and(|session| session.closing.is_none()) {
+            let local = CloseReason::Local { code, reason: reason.to_owned() };
+            self.end(session.index(), local, code, reason);
+        }
+    }
+
+    /// Says goodbye with `code` and `text`, and reports `reason`.
+    fn end(&mut self, index: u32, reason: CloseReason, code: u16, text: &str) {
+        let Some(session) = self.sessions.get_mut(&index) else { return };
+        self.events.push_back(session.end_event(reason));
+        if let Some(bytes) = session.begin_closing(code, text, self.now) {
+            let transmit = Transmit { session: Some(session.id), carrier: session.carrier, bytes };
+            self.answer(transmit);
+        }
+        self.arm(index);
+    }
+
+    fn answer(&mut self, transmit: Transmit) {
+        if self.outbox.len() < OUTBOX_MAX {
+            self.outbox.push_back(transmit);
+        }
+    }
+
+    /// Drops a session without a word to anyone.
+    pub fn forget(&mut self, session: SessionId) {
+        if self.get(session).is_some() {
+            self.remove(session.index());
+        }
+    }
+
+    fn remove(&mut self, index: u32) -> Option<Box<Session>> {
+        let session = self.sessions.remove(&index)?;
+        self.ready.remove(&index);
+        if let Some(armed) = session.armed {
+            self.timers.remove(&(armed, index));
+        }
+        if !session.initiator {
+            self.answered.remove(&(session.first_carrier, session.peer_index));
+            self.half_open.release(index);
+        }
+        Some(session)
+    }
+
+    /// Does what is due at `now`. Of `wall` it needs nothing: certificates are judged when packets arrive.
+    pub fn handle_timeout(&mut self, now: Instant, _wall: UnixTime) {
+        self.now = now;
+        while let Some(&(at, index)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            if let Some(session) = self.sessions.get_mut(&index) {
+                session.armed = None;
+            }
+            self.expire(index);
+            self.arm(index);
+        }
+    }
+
+    fn expire(&mut self, index: u32) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&index) else { return };
+        if let Some(closing) = &session.closing {
+            if now >= closing.until {
+                self.remove(index);
+            }
+            return;
+        }
+        let idle_timeout = self.config.idle_timeout;
+        if session.established_at.is_some() && now >= session.last_received_at + idle_timeout {
+            self.stats.idle_closed += 1;
+            let event = session.end_event(CloseReason::Idle(idle_timeout));
+            self.events.push_back(event);
+            self.remove(index);
+            return;
+        }
+        if session.handshake.is_some() && now >= session.handshake_until {
+            if session.established_at.is_some() {
+                session.handshake = None;
+            } else {
+                self.give_up(index);
+                return;
+            }
+        }
+        if let Some(driver) = &mut session.handshake {
+            driver.handle_timeout(now, &mut self.entropy);
+        }
+        if let Some(traffic) = session.usable() {
+            traffic.handle_timeout(now);
+            self.stats.rekeys += u64::from(traffic.rekey_if_due(now));
+        }
+        self.ready.insert(index);
+    }
+
+    fn give_up(&mut self, index: u32) {
+        self.stats.handshakes_timed_out += 1;
+        if let Some(session) = self.remove(index)
+            && session.initiator
+        {
+            let reason = CloseReason::HandshakeTimeout(self.config.handshake_timeout);
+            self.events.push_back(session.end_event(reason));
+        }
+    }
+
+    fn arm(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(&index) else { return };
+        let Some(deadline) = session.deadline(&self.config) else { return };
+        // A timer that fires early costs one look; moving it with every packet would cost more.
+        if session.armed.is_none_or(|armed| deadline < armed) {
+            if let Some(armed) = session.armed.replace(deadline) {
+                self.timers.remove(&(armed, index));
+            }
+            self.timers.insert((deadline, index));
+        }
+    }
+
+    /// When to call [`Endpoint::handle_timeout`]. May be earlier than needed, never later.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The next packet to send. Sessions take turns.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if let Some(transmit) = self.outbox.pop_front() {
+            self.stats.sent += 1;
+            return Some(transmit);
+        }
+        loop {
+            let after = self.ready.range(self.last_polled.saturating_add(1)..).next();
+            let index = *after.or_else(|| self.ready.first())?;
+            self.last_polled = index;
+            if let Some(transmit) = self.poll_session(index) {
+                return Some(transmit);
+            }
+            self.ready.remove(&index);
+        }
+    }
+
+    fn poll_session(&mut self, index: u32) -> Option<Transmit> {
+        let session = self.sessions.get_mut(&index)?;
+        let mut bytes = Vec::new();
+        if !session.poll(&self.config, self.now, &mut self.entropy, &mut self.stats, &mut bytes) {
+            if session.usable().is_some_and(|traffic| traffic.is_exhausted()) {
+                self.end(index, CloseReason::KeysExhausted, close_code::KEYS_EXHAUSTED, "keys are exhausted");
+            }
+            return None;
+        }
+        let transmit = Transmit { session: Some(session.id), carrier: session.carrier, bytes };
+        self.sealed(transmit.session?, transmit.bytes.len());
+        self.arm(index);
+        Some(transmit)
+    }
+
+    /// The next piece of news.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What there is to know about a session.
+    pub fn info(&self, session: SessionId) -> Option<SessionInfo> {
+        self.get(session).map(Session::info)
+    }
+
+    /// All sessions that are not over, established or not.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.sessions.values().filter(|session| session.closing.is_none()).map(|session| session.id)
+    }
+
+    /// Whether `packet` is sealed for a session that is not held here: its sender remembers one that this node has lost.
+    pub fn is_stray(&self, packet: &[u8]) -> bool {
+        ProtectedHeader::decode(packet).is_ok_and(|header| !self.sessions.contains_key(&header.dst_index))
+    }
+
+    /// Handshakes that others began and have not finished.
+    pub fn half_open(&self) -> usize {
+        self.half_open.total()
+    }
+
+    /// What was counted.
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id.index()).map(|session| &**session).filter(|session| session.id == id)
+    }
+}
+
+fn find(sessions: &mut BTreeMap<u32, Box<Session>>, id: SessionId) -> Result<&mut Session, SendError> {
+    let session = sessions.get_mut(&id.index()).filter(|session| session.id == id);
+    session.map(|session| &mut **session).ok_or(SendError::UnknownSession)
+}
+
+fn find_link(sessions: &mut BTreeMap<u32, Box<Session>>, id: SessionId) -> Result<&mut Session, SendError> {
+    let session = find(sessions, id)?;
+    if session.purpose == Purpose::Link { Ok(session) } else { Err(SendError::NotALink) }
+}

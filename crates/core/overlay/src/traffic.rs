@@ -1,0 +1,362 @@
+//! An established session at work: packets under traffic keys, both ways.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use x0t_model::Instant;
+
+use crate::epochs::{Epochs, OpenError, RekeyPolicy};
+use crate::frame::{self, Ack, DATAGRAM_OVERHEAD, Frame, STREAM_OVERHEAD};
+use crate::packet::{FORWARD_OVERHEAD, PROTECTED_HEADER_LEN, PROTECTED_OVERHEAD, ProtectedHeader};
+use crate::replay::ReplayWindow;
+use crate::rtt::RoundTrip;
+use crate::stream::{
+    MESSAGE_LEN_MAX, MESSAGE_PREFIX, MessageReader, ReceiveStream, STREAM_WINDOW, SendStream, ViolationError,
+};
+use crate::{Event, HopHeader, KeyPair, NextKeys, SendError, SessionId, Stats, TAG_LEN};
+
+/// Datagrams that wait for `poll_transmit`.
+const DATAGRAMS_MAX: usize = 256;
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenFailure {
+    /// Seen before.
+    Replayed,
+    /// Not opened.
+    Unopened(OpenError),
+}
+
+/// Why frames end the session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FramesEnd {
+    /// The peer closed it.
+    Closed { code: u16, reason: String },
+    /// The peer sent what no peer sends.
+    Violation(&'static str),
+}
+
+/// Keys, numbers, streams and timers of one session.
+pub(crate) struct Traffic {
+    epochs: Epochs,
+    window: ReplayWindow,
+    next_pn: u64,
+    peer_index: u32,
+    send: SendStream,
+    receive: ReceiveStream,
+    messages: MessageReader,
+    datagrams: VecDeque<Vec<u8>>,
+    ack: Option<u64>,
+    ping_due: bool,
+    /// The PING that no ACK has answered.
+    ping_sent: Option<u64>,
+    rtt: RoundTrip,
+    tries: u32,
+    resend_at: Option<Instant>,
+}
+
+impl Traffic {
+    pub(crate) fn new(
+        policy: RekeyPolicy,
+        (keys, next): (KeyPair, Box<dyn NextKeys>),
+        peer_index: u32,
+        rtt: &RoundTrip,
+        retransmit: Duration,
+        now: Instant,
+    ) -> Self {
+        let mut own = RoundTrip::new(retransmit);
+        if let Some(sample) = rtt.smoothed() {
+            own.add(sample);
+        }
+        Self {
+            epochs: Epochs::new(policy, keys, next, now),
+            window: ReplayWindow::default(),
+            next_pn: 0,
+            peer_index,
+            send: SendStream::new(STREAM_WINDOW),
+            receive: ReceiveStream::new(STREAM_WINDOW),
+            messages: MessageReader::default(),
+            datagrams: VecDeque::new(),
+            ack: None,
+            ping_due: false,
+            ping_sent: None,
+            rtt: own,
+            tries: 0,
+            resend_at: None,
+        }
+    }
+
+    pub(crate) const fn epoch(&self) -> u32 {
+        self.epochs.number()
+    }
+
+    pub(crate) const fn is_confirmed(&self) -> bool {
+        self.epochs.is_confirmed()
+    }
+
+    pub(crate) const fn smoothed_rtt(&self) -> Option<Duration> {
+        self.rtt.smoothed()
+    }
+
+    /// Bytes held for this session: what bounds are there for.
+    pub(crate) fn buffered(&self) -> usize {
+        let datagrams: usize = self.datagrams.iter().map(Vec::len).sum();
+        self.send.buffered() + self.receive.buffered() + self.messages.buffered() + datagrams
+    }
+
+    /// Whether nothing can be sent any more.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.epochs.is_exhausted()
+    }
+
+    /// Asks the peer for a sign of life, in the newest epoch.
+    pub(crate) const fn ping(&mut self) {
+        self.ping_due = true;
+    }
+
+    /// Opens the sealed part of a packet in place. `Ok` holds the length of the plaintext and whether no newer packet of the
+    /// peer is known.
+    pub(crate) fn open(
+        &mut self,
+        header: ProtectedHeader,
+        aad: &[u8],
+        sealed: &mut [u8],
+        now: Instant,
+    ) -> Result<(usize, bool), OpenFailure> {
+        if !self.window.is_fresh(header.pn) {
+            return Err(OpenFailure::Replayed);
+        }
+        let len = self.epochs.open(header.epoch, header.pn, aad, sealed, now).map_err(OpenFailure::Unopened)?;
+        let newest = self.window.is_newest(header.pn);
+        self.window.insert(header.pn);
+        Ok((len, newest))
+    }
+
+    /// Does what the frames of packet `pn` say.
+    pub(crate) fn handle_frames(
+        &mut self,
+        session: SessionId,
+        pn: u64,
+        mut frames: &[u8],
+        now: Instant,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), FramesEnd> {
+        while let Some(frame) =
+            frame::next(&mut frames).map_err(|_| FramesEnd::Violation("frame that does not decode"))?
+        {
+            match frame {
+                Frame::Padding => {}
+                Frame::Ping => self.ack = Some(pn),
+                Frame::Ack(ack) => self.on_ack(&ack, now),
+                Frame::Stream { offset, bytes } => self.on_stream(session, pn, offset, bytes, events)?,
+                Frame::Datagram(bytes) => events.push_back(Event::Datagram { session, bytes: bytes.to_vec() }),
+                Frame::Close { code, reason } => return Err(FramesEnd::Closed { code, reason: reason.to_owned() }),
+                Frame::Crypto { .. } => return Err(FramesEnd::Violation("CRYPTO after the handshake")),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_ack(&mut self, ack: &Ack, now: Instant) {
+        self.rtt.on_ack(ack.pn, now);
+        let ping_answered = self.ping_sent.is_some_and(|sent| ack.pn >= sent);
+        if ping_answered {
+            self.ping_sent = None;
+        }
+        if self.send.on_ack(ack) || ping_answered {
+            self.tries = 0;
+            self.resend_at = self.is_waiting().then(|| now + self.rtt.timeout(0));
+        }
+    }
+
+    fn on_stream(
+        &mut self,
+        session: SessionId,
+        pn: u64,
+        offset: u64,
+        bytes: &[u8],
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), FramesEnd> {
+        let violation = |error| {
+            FramesEnd::Violation(match error {
+                ViolationError::BeyondWindow => "stream beyond the receive window",
+                ViolationError::EmptyMessage => "empty message",
+                ViolationError::LongMessage => "message longer than allowed",
+            })
+        };
+        if self.receive.insert(offset, bytes).map_err(violation)? {
+            self.ack = Some(pn);
+        }
+        let ordered = self.receive.read();
+        if !ordered.is_empty() {
+            self.messages.push(ordered);
+            while let Some(bytes) = self.messages.next().map_err(violation)? {
+                events.push_back(Event::Message { session, bytes });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.send.is_waiting() || self.ping_sent.is_some()
+    }
+
+    pub(crate) fn send_datagram(&mut self, bytes: &[u8], limit: usize) -> Result<(), SendError> {
+        check_len(bytes.len(), limit)?;
+        if self.datagrams.len() == DATAGRAMS_MAX {
+            return Err(SendError::Full);
+        }
+        self.datagrams.push_back(bytes.to_vec());
+        Ok(())
+    }
+
+    pub(crate) fn send_message(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        check_len(bytes.len(), MESSAGE_LEN_MAX)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if !self.send.has_room(MESSAGE_PREFIX + bytes.len()) {
+            return Err(SendError::Full);
+        }
+        self.send.push(&(bytes.len() as u32).to_be_bytes());
+        self.send.push(bytes);
+        Ok(())
+    }
+
+    /// Appends a FORWARD packet.
+    pub(crate) fn seal_forward(&mut self, hop: &HopHeader, payload: &[u8], out: &mut Vec<u8>) -> Result<(), SendError> {
+        let start = out.len();
+        out.resize(start + FORWARD_OVERHEAD, 0);
+        if let Err(error) = self.seal_hop(hop, &mut out[start..]) {
+            out.truncate(start);
+            return Err(error);
+        }
+        out.extend_from_slice(payload);
+        Ok(())
+    }
+
+    /// Writes header, sealed hop header and tag over the front of `packet`, which is long enough.
+    pub(crate) fn seal_hop(&mut self, hop: &HopHeader, packet: &mut [u8]) -> Result<(), SendError> {
+        let header = self.next_header(true).to_bytes();
+        let (front, rest) = packet.split_at_mut(PROTECTED_HEADER_LEN);
+        front.copy_from_slice(&header);
+        let (sealed, tag) = rest.split_at_mut(HopHeader::LEN);
+        sealed.copy_from_slice(&hop.to_bytes());
+        let sum = self.epochs.seal(self.next_pn, &header, sealed).ok_or(SendError::KeysExhausted)?;
+        tag[..TAG_LEN].copy_from_slice(&sum);
+        self.next_pn += 1;
+        Ok(())
+    }
+
+    /// Appends a PROTECTED packet with one DATAGRAM frame.
+    pub(crate) fn seal_datagram(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), SendError> {
+        let start = self.begin(out, DATAGRAM_OVERHEAD + bytes.len());
+        frame::encode_datagram_header(bytes.len() as u16, out);
+        out.extend_from_slice(bytes);
+        self.finish(start, out)
+    }
+
+    /// Appends a packet that closes the session.
+    pub(crate) fn seal_close(&mut self, code: u16, reason: &str, out: &mut Vec<u8>) -> Result<(), SendError> {
+        let start = self.begin(out, 0);
+        Frame::Close { code, reason }.encode(out);
+        self.finish(start, out)
+    }
+
+    const fn next_header(&self, forward: bool) -> ProtectedHeader {
+        ProtectedHeader { forward, epoch: self.epochs.number() as u8, dst_index: self.peer_index, pn: self.next_pn }
+    }
+
+    fn begin(&self, out: &mut Vec<u8>, len: usize) -> usize {
+        let start = out.len();
+        out.reserve(len + PROTECTED_OVERHEAD);
+        out.extend_from_slice(&self.next_header(false).to_bytes());
+        start
+    }
+
+    /// Seals the packet that begins at `start` of `out`; takes it back if that fails.
+    fn finish(&mut self, start: usize, out: &mut Vec<u8>) -> Result<(), SendError> {
+        let (header, frames) = out[start..].split_at_mut(PROTECTED_HEADER_LEN);
+        let Some(tag) = self.epochs.seal(self.next_pn, header, frames) else {
+            out.truncate(start);
+            return Err(SendError::KeysExhausted);
+        };
+        out.extend_from_slice(&tag);
+        self.next_pn += 1;
+        Ok(())
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.ack.is_some() || self.ping_due || !self.datagrams.is_empty() || self.send.has_work()
+    }
+
+    /// Appends the next packet of at most `limit` bytes to `out`; false if there is none.
+    pub(crate) fn poll(&mut self, limit: usize, now: Instant, stats: &mut Stats, out: &mut Vec<u8>) -> bool {
+        if !self.has_work() {
+            return false;
+        }
+        let start = self.begin(out, limit);
+        let end = start + limit - TAG_LEN;
+        let pn = self.next_pn;
+        let mut eliciting = false;
+        if let Some(answered) = self.ack.take() {
+            Frame::Ack(self.receive.ack(answered)).encode(out);
+        }
+        if std::mem::take(&mut self.ping_due) {
+            Frame::Ping.encode(out);
+            self.ping_sent = Some(pn);
+            eliciting = true;
+        }
+        while let Some(bytes) = self.datagrams.pop_front_if(|bytes| out.len() + DATAGRAM_OVERHEAD + bytes.len() <= end)
+        {
+            frame::encode_datagram_header(bytes.len() as u16, out);
+            out.extend_from_slice(&bytes);
+        }
+        while let Some(piece) = self.send.poll(end.saturating_sub(out.len() + STREAM_OVERHEAD)) {
+            frame::encode_stream_header(piece.offset, piece.len as u16, out);
+            self.send.copy(&piece, out);
+            stats.retransmitted += u64::from(piece.again);
+            eliciting = true;
+        }
+        if self.finish(start, out).is_err() {
+            return false;
+        }
+        if eliciting {
+            self.rtt.on_sent(pn, now);
+            if self.resend_at.is_none() {
+                self.resend_at = Some(now + self.rtt.timeout(self.tries));
+            }
+        }
+        true
+    }
+
+    /// Moves to the next epoch if that is due; true if it did.
+    pub(crate) fn rekey_if_due(&mut self, now: Instant) -> bool {
+        let moved = self.epochs.rekey_if_due(now);
+        self.ping_due |= moved;
+        moved
+    }
+
+    /// When [`Traffic::handle_timeout`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        [self.resend_at, self.epochs.deadline()].into_iter().flatten().min()
+    }
+
+    /// Sends again what was not acknowledged in time, and lets old keys go.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.epochs.handle_timeout(now);
+        if self.resend_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.tries += 1;
+        if self.send.is_waiting() {
+            self.send.on_timeout();
+        }
+        self.ping_due |= self.ping_sent.is_some();
+        self.resend_at = self.is_waiting().then(|| now + self.rtt.timeout(self.tries));
+    }
+}
+
+const fn check_len(len: usize, limit: usize) -> Result<(), SendError> {
+    if len > limit { Err(SendError::TooLarge { len, limit }) } else { Ok(()) }
+}

@@ -1,0 +1,309 @@
+//! What a node is told and what it answers: plain values, so that a runtime, a simulator and a recording look alike to it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use x0t_model::{Instant, NodeId, SpiffeId};
+
+/// Something happened. One input, then drain [`crate::Node::poll_output`].
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A UDP datagram arrived. Opened in place.
+    Datagram {
+        /// Who the underlay says sent it.
+        from: SocketAddr,
+        /// Index of the interface it arrived on; 0 if unknown.
+        interface: u32,
+        /// The datagram.
+        bytes: &'a mut [u8],
+    },
+    /// The host wants an IPv6 packet carried (it came from the TUN).
+    LocalPacket(&'a [u8]),
+    /// The kernel says an interface gained or lost its carrier, or went away.
+    Interface {
+        /// Interface index.
+        index: u32,
+        /// Whether packets can pass.
+        up: bool,
+    },
+    /// The kernel could not send to, or got an ICMP error from, this address. A hint: nobody authenticated it.
+    SendFailed {
+        /// The destination.
+        to: SocketAddr,
+    },
+    /// An operator asks for something; exactly one [`Output::Reply`] with the same id follows, now or later.
+    Command {
+        /// Chosen by the caller.
+        id: u64,
+        /// What is asked.
+        command: Command,
+    },
+    /// The instant given by [`crate::Node::poll_timeout`] has come.
+    Timeout,
+}
+
+/// Something to do, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a UDP datagram.
+    Datagram {
+        /// Where to.
+        to: SocketAddr,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Hand an IPv6 packet to the host (write it to the TUN).
+    LocalPacket(Vec<u8>),
+    /// Make this durable (written, fsynced, renamed into place) before performing any later output.
+    Persist(Record),
+    /// The answer to a command.
+    Reply {
+        /// The command's id.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// News for logs, the live page and whoever subscribed.
+    Event(NodeEvent),
+    /// The node has said goodbye and wants no further input.
+    Stopped,
+}
+
+/// One file of the state directory. All are written with mode 0600.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Which file.
+    pub kind: RecordKind,
+    /// Its whole new content. May hold secrets.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Record({:?}, {} bytes)", self.kind, self.bytes.len())
+    }
+}
+
+/// The files a node keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// The node's SVID and private key, PEM.
+    Svid,
+    /// The trust bundle, SPIFFE JSON.
+    Bundle,
+    /// The embedded authority: CA key, tokens, issued names.
+    Authority,
+    /// The nodes that renew SVIDs, a SPIFFE ID a line.
+    Authorities,
+    /// The routing epoch, a decimal number that only grows.
+    Epoch,
+}
+
+impl RecordKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Svid, Self::Bundle, Self::Authority, Self::Authorities, Self::Epoch];
+
+    /// The file's name inside the state directory.
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Svid => "svid.pem",
+            Self::Bundle => "bundle.json",
+            Self::Authority => "authority.json",
+            Self::Authorities => "authorities",
+            Self::Epoch => "epoch",
+        }
+    }
+}
+
+/// Whom a command is about: a node's name in the own trust domain, a whole SPIFFE ID, or a node id in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Target(pub String);
+
+/// What an operator may ask of a running node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// A single-use token that lets one node join.
+    CreateToken {
+        /// Only this name may join with it; any free name if absent.
+        name: Option<String>,
+        /// How long it is valid.
+        ttl: Duration,
+        /// Addresses the joiner should try; the node's own advertised ones if empty.
+        addresses: Vec<SocketAddr>,
+    },
+    /// One echo through the mesh, sealed end to end.
+    Ping {
+        /// To whom.
+        target: Target,
+        /// Bytes of padding, at most 1,200.
+        payload: u16,
+        /// Give up after this long.
+        timeout: Duration,
+    },
+    /// Which nodes a packet passes on its way, and how long each takes.
+    Trace {
+        /// To whom.
+        target: Target,
+        /// Give up after this long without an answer from a hop.
+        timeout: Duration,
+    },
+    /// Keep a link to this underlay address.
+    AddPeer {
+        /// Its UDP address.
+        address: SocketAddr,
+    },
+    /// Close the link to this underlay address and do not dial it again.
+    DropPeer {
+        /// Its UDP address.
+        address: SocketAddr,
+    },
+    /// Say goodbye to everybody, then stop.
+    Shutdown,
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// The token's text. A secret until it is used.
+    Token {
+        /// What `x0t join` takes.
+        token: String,
+        /// When it stops working, in seconds since 1970.
+        expires: u64,
+    },
+    /// The echo came back.
+    Pong {
+        /// Who answered.
+        node: SpiffeId,
+        /// Round-trip time in nanoseconds.
+        rtt_ns: u64,
+        /// The neighbour that carried the request first; `None` if the target is a neighbour or this node.
+        via: Option<NodeId>,
+    },
+    /// The way, nearest node first.
+    Trace {
+        /// One entry for each node that answered.
+        hops: Vec<TraceHop>,
+        /// Whether the last entry is the target.
+        complete: bool,
+    },
+    /// Done; there is nothing to say.
+    Done,
+    /// Not done.
+    Refused {
+        /// Why, and what to do about it.
+        reason: String,
+    },
+    /// Nobody answered in time.
+    TimedOut {
+        /// What the node knows about the reason.
+        reason: String,
+    },
+}
+
+/// One node on the way of a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceHop {
+    /// 1 is the nearest.
+    pub hop: u8,
+    /// The node that answered.
+    pub node: NodeId,
+    /// Its identity, if it is known here.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Round-trip time to it in nanoseconds.
+    pub rtt_ns: u64,
+}
+
+/// News. `at` is the node's own monotonic clock; on one host all nodes read the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEvent {
+    /// When, in nanoseconds.
+    pub at: Instant,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A neighbour has proven its identity and carries traffic.
+    LinkUp {
+        /// Who.
+        peer: NodeId,
+        /// Its identity.
+        spiffe_id: SpiffeId,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A neighbour has been silent for too long; its traffic has been moved, nobody else was told.
+    LinkSuspect {
+        /// Who.
+        peer: NodeId,
+        /// Silent for this many microseconds.
+        silent_us: u64,
+    },
+    /// A suspected neighbour was heard again.
+    LinkRecovered {
+        /// Who.
+        peer: NodeId,
+    },
+    /// A neighbour is gone and the mesh has been told.
+    LinkDown {
+        /// Who.
+        peer: NodeId,
+        /// `dead`, `goodbye`, `closed`, `expired`, or `away` if it was this node that did not run.
+        reason: String,
+    },
+    /// The best next hop towards a node changed.
+    RouteChanged {
+        /// Towards whom.
+        destination: NodeId,
+        /// Through whom; `None` if unreachable.
+        via: Option<NodeId>,
+        /// Microseconds of expected delay.
+        metric: Option<u32>,
+    },
+    /// An end-to-end session is ready.
+    SessionUp {
+        /// With whom.
+        peer: SpiffeId,
+    },
+    /// The node's own SVID was replaced; nothing was dropped for it.
+    SvidRotated {
+        /// The new end of validity, in seconds since 1970.
+        not_after: u64,
+    },
+    /// The SVID could not be renewed; the valid one is kept.
+    SvidRenewalFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The SVID is about to end, or has, and could not be renewed.
+    SvidExpiring {
+        /// Seconds that are left.
+        left_s: u64,
+    },
+    /// The wall clock jumped; the validity of certificates was judged anew.
+    ClockJumped {
+        /// Into the future, or into the past.
+        forward: bool,
+        /// Seconds.
+        by_s: u64,
+    },
+    /// A node joined through this authority.
+    NodeJoined {
+        /// Who.
+        spiffe_id: SpiffeId,
+    },
+    /// A peer or a joiner was refused.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}

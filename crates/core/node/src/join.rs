@@ -1,0 +1,319 @@
+//! Becoming a member: what `x0t join` does with a token, as a core.
+//!
+//! Every address of the token is knocked at; the first that completes a handshake is spoken to, and only that one, because the
+//! token works once. The handshake is believed if the certificate chain contains an authority whose bundle has the digest that the
+//! token carries, and the leaf is the very node that the token names: a relay in between can neither read nor answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use x0t_identity::message::{JoinAccepted, JoinRequest, Message};
+use x0t_identity::{JoinToken, KeySource, PrivateKey, Svid, signing_request, verify_chain};
+use x0t_model::{Entropy, Instant, Seed, SpiffeId, UnixTime};
+use x0t_overlay::{
+    Carrier, CertificateDer, CloseReason, Endpoint, EndpointConfig, Event, HandshakeError, Provider, Purpose,
+    SessionId, VerifyPeer, close_code,
+};
+
+use crate::api::{Record, RecordKind};
+use crate::start::stored_authorities;
+use crate::trust_path::with_causes;
+
+/// Pause before an address that refused or kept silent is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long all of it may take.
+pub const JOIN_DEADLINE: Duration = Duration::from_secs(15);
+/// How many addresses are knocked at.
+const ADDRESSES_MAX: usize = 16;
+
+/// What a host that has joined must store before it starts.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Its files.
+    pub records: Vec<Record>,
+    /// Who it is.
+    pub spiffe_id: SpiffeId,
+    /// The address that led to an authority: a good first peer.
+    pub introducer: SocketAddr,
+}
+
+/// Why a host has not joined.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// The token's time is over, by this host's clock.
+    #[error("the token expired {} s ago: ask for another with `x0t token create`", .0.as_secs())]
+    Expired(Duration),
+    /// There is nobody to ask.
+    #[error("the token names no address: give one with `--via HOST:PORT`")]
+    NoAddress,
+    /// The authority said no.
+    #[error("the authority refused: {text}")]
+    Refused {
+        /// A stable word.
+        code: String,
+        /// The authority's own words.
+        text: String,
+    },
+    /// Somebody answered who is not the authority of the token.
+    #[error("{address} is not the authority of this token: {reason}")]
+    WrongAuthority {
+        /// Who answered.
+        address: SocketAddr,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answered.
+    #[error(
+        "nobody answered at {tried}: check that the address can be reached over UDP from here and that `x0t status` there says ready"
+    )]
+    Unreachable {
+        /// Where.
+        tried: String,
+    },
+    /// The token was handed over and nothing came back.
+    #[error("the authority behind {address} took the token and did not answer; the token may be spent")]
+    Unanswered {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The request cannot be put into words.
+    #[error("the request cannot be sent: {0}")]
+    Request(String),
+    /// The authority's answer makes no sense.
+    #[error("the authority's answer cannot be used: {0}")]
+    BadAnswer(String),
+    /// No key could be made.
+    #[error("no key could be made: {0}")]
+    Key(String),
+}
+
+/// Judges whoever answers by the token alone.
+struct TokenVerifier(JoinToken);
+
+impl VerifyPeer for TokenVerifier {
+    fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
+        let bundle = self.0.verify_authority(chain, now).map_err(|error| with_causes(&error))?;
+        verify_chain(&chain[..1], &bundle, now).map_err(|error| with_causes(&error))
+    }
+}
+
+/// How to join.
+#[derive(Clone, Debug)]
+pub struct JoinTerms {
+    /// From the authority.
+    pub token: JoinToken,
+    /// The name to ask for; the token's if `None`.
+    pub name: Option<String>,
+    /// Where to knock instead of at the token's addresses: whoever names one knows better than the token.
+    pub via: Vec<SocketAddr>,
+}
+
+/// Joins. Call `handle_*` when something happened, drain [`Self::poll_transmit`], sleep until [`Self::poll_timeout`], look at
+/// [`Self::outcome`].
+pub struct JoinClient {
+    token: JoinToken,
+    name: Option<String>,
+    endpoint: Endpoint,
+    key: PrivateKey,
+    addresses: BTreeSet<SocketAddr>,
+    attempts: BTreeMap<SocketAddr, Attempt>,
+    /// The session that was given the token.
+    asked: Option<(SessionId, SocketAddr)>,
+    /// The last refusal by somebody who is not the authority.
+    impostor: Option<JoinError>,
+    deadline: Instant,
+    outcome: Option<Result<Joined, JoinError>>,
+}
+
+#[derive(Clone, Copy)]
+enum Attempt {
+    At(Instant),
+    Session(SessionId),
+    /// Somebody else lives there.
+    Impostor,
+}
+
+impl JoinClient {
+    /// Prepares to join on the given terms. `keys` makes the node's first key.
+    pub fn new(
+        terms: JoinTerms,
+        provider: Arc<dyn Provider>,
+        keys: &mut dyn KeySource,
+        seed: Seed,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<Self, JoinError> {
+        let JoinTerms { token, name, via } = terms;
+        if token.expires < wall {
+            return Err(JoinError::Expired(wall.since(token.expires)));
+        }
+        let named = if via.is_empty() { &token.addresses } else { &via };
+        let addresses: BTreeSet<_> = named.iter().copied().take(ADDRESSES_MAX).collect();
+        if addresses.is_empty() {
+            return Err(JoinError::NoAddress);
+        }
+        let mut entropy = Entropy::new(seed);
+        let mut endpoint = Endpoint::new(EndpointConfig::default(), provider, entropy.fork("join"));
+        endpoint.set_verifier(Arc::new(TokenVerifier(token.clone())));
+        let key = keys.generate().map_err(|error| JoinError::Key(error.to_string()))?;
+        let attempts = addresses.iter().map(|address| (*address, Attempt::At(now))).collect();
+        let deadline = now + JOIN_DEADLINE;
+        let mut client = Self {
+            token,
+            name,
+            endpoint,
+            key,
+            addresses,
+            attempts,
+            asked: None,
+            impostor: None,
+            deadline,
+            outcome: None,
+        };
+        client.handle_timeout(now, wall);
+        Ok(client)
+    }
+
+    /// How it ended, once it has.
+    pub const fn outcome(&self) -> Option<&Result<Joined, JoinError>> {
+        self.outcome.as_ref()
+    }
+
+    /// A datagram arrived.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &mut [u8], now: Instant, wall: UnixTime) {
+        let _ = self.endpoint.handle_datagram(Carrier::Udp(from), bytes, now, wall);
+        self.settle(now, wall);
+    }
+
+    /// The instant of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant, wall: UnixTime) {
+        self.endpoint.handle_timeout(now, wall);
+        if now >= self.deadline && self.outcome.is_none() {
+            let tried = self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            self.outcome = Some(Err(match (self.asked, self.impostor.take()) {
+                (Some((_, address)), _) => JoinError::Unanswered { address },
+                (None, Some(impostor)) => impostor,
+                (None, None) => JoinError::Unreachable { tried },
+            }));
+        }
+        self.settle(now, wall);
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        // Once somebody was given the token, nobody else is knocked at.
+        let knocking = self.asked.is_none() && self.outcome.is_none();
+        let attempts = self.attempts.values().filter(|_| knocking).filter_map(|attempt| match attempt {
+            Attempt::At(at) => Some(*at),
+            Attempt::Session(_) | Attempt::Impostor => None,
+        });
+        attempts.chain(self.endpoint.poll_timeout()).chain([self.deadline]).min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        loop {
+            let transmit = self.endpoint.poll_transmit()?;
+            if let Carrier::Udp(to) = transmit.carrier {
+                return Some((to, transmit.bytes));
+            }
+        }
+    }
+
+    fn settle(&mut self, now: Instant, wall: UnixTime) {
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Established { session, carrier: Carrier::Udp(address), .. } => self.ask(session, address, now),
+                Event::Message { session, bytes } => self.on_answer(session, &bytes, now, wall),
+                Event::Refused { session, carrier: Carrier::Udp(address), reason, .. } => {
+                    self.try_again(session, now);
+                    if let CloseReason::Handshake(HandshakeError::Peer(reason)) = reason {
+                        self.rule_out(address, reason);
+                    }
+                }
+                Event::Closed { session, .. } => self.try_again(session, now),
+                _ => {}
+            }
+        }
+        if self.asked.is_some() || self.outcome.is_some() {
+            return;
+        }
+        for (address, attempt) in &mut self.attempts {
+            if matches!(*attempt, Attempt::At(at) if at <= now) {
+                *attempt = match self.endpoint.connect(Purpose::Join, Carrier::Udp(*address), now, wall) {
+                    Ok(session) => Attempt::Session(session),
+                    Err(_) => Attempt::At(now + RETRY),
+                };
+            }
+        }
+    }
+
+    fn try_again(&mut self, session: SessionId, now: Instant) {
+        if self.asked.is_some_and(|(asked, _)| asked == session) {
+            self.asked = None;
+        }
+        for attempt in self.attempts.values_mut() {
+            if matches!(*attempt, Attempt::Session(of) if of == session) {
+                *attempt = Attempt::At(now + RETRY);
+            }
+        }
+    }
+
+    /// Another answer cannot be expected there. Once every address is ruled out, so is joining.
+    fn rule_out(&mut self, address: SocketAddr, reason: String) {
+        self.attempts.insert(address, Attempt::Impostor);
+        let error = JoinError::WrongAuthority { address, reason };
+        if self.outcome.is_none() && self.attempts.values().all(|attempt| matches!(attempt, Attempt::Impostor)) {
+            self.outcome = Some(Err(error));
+        } else {
+            self.impostor = Some(error);
+        }
+    }
+
+    fn ask(&mut self, session: SessionId, address: SocketAddr, now: Instant) {
+        if self.asked.is_some() {
+            return self.endpoint.close(session, close_code::DONE, "another address was faster", now);
+        }
+        let request = signing_request(&self.key).map_err(|error| JoinError::Key(error.to_string())).and_then(|csr| {
+            let request = JoinRequest { secret: self.token.secret.clone(), name: self.name.clone(), csr };
+            Message::JoinRequest(request).encode().map_err(|error| JoinError::Request(error.to_string()))
+        });
+        match request {
+            Ok(bytes) if self.endpoint.send_message(session, &bytes, now).is_ok() => {
+                self.asked = Some((session, address))
+            }
+            Ok(_) => self.try_again(session, now),
+            Err(error) => self.outcome = Some(Err(error)),
+        }
+    }
+
+    fn on_answer(&mut self, session: SessionId, bytes: &[u8], now: Instant, wall: UnixTime) {
+        let Some((_, address)) = self.asked.filter(|(asked, _)| *asked == session) else { return };
+        self.outcome = Some(match Message::decode(bytes) {
+            Ok(Message::JoinAccepted(accepted)) => self.accept(accepted, address, wall),
+            Ok(Message::JoinRefused(refused)) => Err(JoinError::Refused { code: refused.code, text: refused.text }),
+            Ok(_) => Err(JoinError::BadAnswer("it answers something that was not asked".into())),
+            Err(error) => Err(JoinError::BadAnswer(with_causes(&error))),
+        });
+        self.endpoint.close(session, close_code::DONE, "joined", now);
+    }
+
+    /// Checks what the authority gave as a stranger would, before anything of it is stored.
+    fn accept(&self, accepted: JoinAccepted, introducer: SocketAddr, wall: UnixTime) -> Result<Joined, JoinError> {
+        let bad = |error: &dyn std::error::Error| JoinError::BadAnswer(with_causes(error));
+        if accepted.bundle.digest() != self.token.bundle_digest {
+            return Err(JoinError::BadAnswer("the trust bundle is not the one the token was made for".into()));
+        }
+        let spiffe_id = verify_chain(&accepted.chain, &accepted.bundle, wall).map_err(|error| bad(&error))?;
+        let svid = Svid::new(accepted.chain, self.key.clone()).map_err(|error| bad(&error))?;
+        let record = |kind, bytes| Record { kind, bytes };
+        let records = vec![
+            record(RecordKind::Bundle, accepted.bundle.to_json()),
+            record(RecordKind::Authorities, stored_authorities(&accepted.authorities)),
+            record(RecordKind::Svid, svid.to_stored().to_vec()),
+        ];
+        Ok(Joined { records, spiffe_id, introducer })
+    }
+}

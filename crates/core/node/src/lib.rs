@@ -1,0 +1,43 @@
+//! One whole node, composed and still pure: told the time, given the bytes, returns what to do.
+//!
+//! [`Node`] joins four cores that do not know each other. `overlay` keeps sessions, `identity` says who is who, `routing` says who
+//! carries a packet next, and what flows between them flows through here. Three stories can each be read downward in one file:
+//!
+//! * **a packet**, in `data_path`: from the host, sealed once end to end, hop by hop, opened, to the host;
+//! * **an SVID**, in `trust_path`: asked for at half life, checked as a stranger would, adopted, shown to every peer anew;
+//! * **a peer**, in `session_path`: it proves who it is and is admitted, falls silent and is left, says goodbye.
+//!
+//! Beside them stand what an operator asks (`commands`), how a host becomes a member ([`join`] for the joiner, `join_path` for
+//! those who let it in), and what is shown of it all ([`View`]).
+//!
+//! A runtime and a simulator drive the same node through [`Drive`]: one [`Input`], then every [`Output`], then sleep. So what is
+//! simulated is what ships.
+
+mod api;
+mod commands;
+mod data_path;
+mod dialer;
+mod drive;
+mod egress;
+mod ends;
+pub mod join;
+mod join_path;
+mod links;
+mod look;
+pub mod message;
+mod node;
+pub mod packet;
+mod ration;
+mod session_path;
+mod start;
+mod stats;
+mod trust_path;
+mod view;
+
+pub use api::{Command, Input, NodeEvent, Output, Record, RecordKind, Reply, Target, TraceHop, What};
+pub use drive::Drive;
+pub use message::PACKET_LEN_MAX;
+pub use node::Node;
+pub use start::{Crypto, NodeConfig, Signatures, Start, StartError, VerifyAfresh, stored_authorities};
+pub use stats::Stats;
+pub use view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, View};

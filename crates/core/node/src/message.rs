@@ -1,0 +1,225 @@
+//! What nodes say to each other inside sessions, beside routing: one kind byte, then the fields.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use x0t_model::{DecodeError, Reader, Writer};
+
+/// The longest IPv6 packet carried; the TUN's MTU. The IPv6 minimum, so that no path needs to be asked for more.
+pub const PACKET_LEN_MAX: usize = 1280;
+/// The longest join packet that is relayed.
+const JOIN_PACKET_LEN_MAX: usize = 1280;
+/// The most padding a ping asks to be echoed.
+pub const PING_PADDING_MAX: usize = 1200;
+
+/// A datagram of an end-to-end session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndDatagram<'a> {
+    /// An IPv6 packet between the two hosts.
+    Packet(&'a [u8]),
+    /// Asks for a [`Self::Pong`] with the same number and padding.
+    Ping {
+        /// Chosen by the asker.
+        number: u64,
+        /// Echoed.
+        padding: &'a [u8],
+    },
+    /// Answers a [`Self::Ping`].
+    Pong {
+        /// The asker's number.
+        number: u64,
+        /// The asker's padding.
+        padding: &'a [u8],
+    },
+    /// Member to authority: a joiner at `remote` sent this packet of a join session. The member cannot read it.
+    JoinInbound {
+        /// Where the joiner is, as the member sees it.
+        remote: SocketAddr,
+        /// The packet.
+        packet: &'a [u8],
+    },
+    /// Authority to member: send this packet of a join session to `remote`.
+    JoinOutbound {
+        /// Where the joiner is, as the member saw it.
+        remote: SocketAddr,
+        /// The packet.
+        packet: &'a [u8],
+    },
+}
+
+impl<'a> EndDatagram<'a> {
+    /// Appends the datagram to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out);
+        match *self {
+            Self::Packet(packet) => writer.u8(1).bytes(packet),
+            Self::Ping { number, padding } => writer.u8(2).u64(number).bytes(padding),
+            Self::Pong { number, padding } => writer.u8(3).u64(number).bytes(padding),
+            Self::JoinInbound { remote, packet } => encode_address(writer.u8(4), remote).bytes(packet),
+            Self::JoinOutbound { remote, packet } => encode_address(writer.u8(5), remote).bytes(packet),
+        };
+    }
+
+    /// Reads a whole datagram.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            1 => Ok(Self::Packet(bounded("packet", reader.rest(), PACKET_LEN_MAX)?)),
+            2 => Ok(Self::Ping {
+                number: reader.u64()?,
+                padding: bounded("ping padding", reader.rest(), PING_PADDING_MAX)?,
+            }),
+            3 => Ok(Self::Pong {
+                number: reader.u64()?,
+                padding: bounded("pong padding", reader.rest(), PING_PADDING_MAX)?,
+            }),
+            4 => Ok(Self::JoinInbound {
+                remote: decode_address(&mut reader)?,
+                packet: bounded("join packet", reader.rest(), JOIN_PACKET_LEN_MAX)?,
+            }),
+            5 => Ok(Self::JoinOutbound {
+                remote: decode_address(&mut reader)?,
+                packet: bounded("join packet", reader.rest(), JOIN_PACKET_LEN_MAX)?,
+            }),
+            kind => Err(DecodeError::Invalid { field: "end-to-end datagram kind", value: kind.into() }),
+        }
+    }
+}
+
+/// What a node tells its peer about itself inside the handshake, so that it is authenticated with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// Version of everything said inside sessions.
+    pub version: u8,
+    /// Changes whenever the node loses its memory: the peer then forgets what it learned from the earlier one.
+    pub incarnation: u64,
+}
+
+impl Parameters {
+    /// The version this code speaks.
+    pub const VERSION: u8 = 1;
+
+    /// The bytes for the handshake.
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(9);
+        Writer::new(&mut out).u8(self.version).u64(self.incarnation);
+        out
+    }
+
+    /// Reads the peer's. Bytes behind the known fields belong to newer versions and are passed over.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8()?;
+        if version == 0 {
+            return Err(DecodeError::Invalid { field: "parameters version", value: 0 });
+        }
+        Ok(Self { version, incarnation: reader.u64()? })
+    }
+}
+
+/// A trace probe or its reply: the asker's number, and for a reply the answering node's distance in hops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Chosen by the asker.
+    pub number: u64,
+    /// How many hops the probe was allowed.
+    pub ttl: u8,
+}
+
+impl Trace {
+    /// Appends the message to `out`.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        Writer::new(out).u64(self.number).u8(self.ttl);
+    }
+
+    /// Reads a whole message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let trace = Self { number: reader.u64()?, ttl: reader.u8()? };
+        reader.finish().map(|()| trace)
+    }
+}
+
+fn bounded<'a>(field: &'static str, bytes: &'a [u8], limit: usize) -> Result<&'a [u8], DecodeError> {
+    if bytes.len() > limit {
+        return Err(DecodeError::TooLong { field, value: bytes.len(), limit });
+    }
+    Ok(bytes)
+}
+
+fn encode_address<'w, 'o>(writer: &'w mut Writer<'o>, address: SocketAddr) -> &'w mut Writer<'o> {
+    match address.ip() {
+        IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
+        IpAddr::V6(ip) => writer.u8(6).bytes(&ip.octets()),
+    };
+    writer.u16(address.port())
+}
+
+fn decode_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
+    let ip = match reader.u8()? {
+        4 => IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?)),
+        6 => IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?)),
+        family => return Err(DecodeError::Invalid { field: "address family", value: family.into() }),
+    };
+    Ok(SocketAddr::new(ip, reader.u16()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes_of(datagram: &EndDatagram<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        datagram.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn every_datagram_has_its_golden_bytes_and_survives_them() {
+        let v4 = "192.0.2.1:4600".parse().unwrap();
+        let v6 = "[2001:db8::1]:4600".parse().unwrap();
+        let table: [(EndDatagram<'_>, &[u8]); 5] = [
+            (EndDatagram::Packet(&[0x60, 1]), &[1, 0x60, 1]),
+            (EndDatagram::Ping { number: 258, padding: &[7] }, &[2, 0, 0, 0, 0, 0, 0, 1, 2, 7]),
+            (EndDatagram::Pong { number: 1, padding: &[] }, &[3, 0, 0, 0, 0, 0, 0, 0, 1]),
+            (EndDatagram::JoinInbound { remote: v4, packet: &[9] }, &[4, 4, 192, 0, 2, 1, 0x11, 0xf8, 9]),
+            (
+                EndDatagram::JoinOutbound { remote: v6, packet: &[] },
+                &[5, 6, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x11, 0xf8],
+            ),
+        ];
+        for (datagram, golden) in table {
+            assert_eq!(bytes_of(&datagram), golden);
+            assert_eq!(EndDatagram::decode(golden), Ok(datagram));
+        }
+        let parameters = Parameters { version: 1, incarnation: 5 };
+        assert_eq!(parameters.encode(), [1, 0, 0, 0, 0, 0, 0, 0, 5]);
+        assert_eq!(
+            Parameters::decode(&[1, 0, 0, 0, 0, 0, 0, 0, 5, 99]),
+            Ok(parameters),
+            "newer fields are passed over"
+        );
+        let mut out = Vec::new();
+        Trace { number: 3, ttl: 4 }.encode(&mut out);
+        assert_eq!(out, [0, 0, 0, 0, 0, 0, 0, 3, 4]);
+        assert_eq!(Trace::decode(&out), Ok(Trace { number: 3, ttl: 4 }));
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused() {
+        let long = [vec![1], vec![0; PACKET_LEN_MAX + 1]].concat();
+        assert!(matches!(EndDatagram::decode(&long), Err(DecodeError::TooLong { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic_and_what_decodes_encodes_back(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(datagram) = EndDatagram::decode(&bytes) {
+                prop_assert_eq!(bytes_of(&datagram), bytes.clone());
+            }
+            let _ = Parameters::decode(&bytes);
+            let _ = Trace::decode(&bytes);
+        }
+    }
+}

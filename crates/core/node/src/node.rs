@@ -1,0 +1,344 @@
+//! The composition: what each input means, and in which order the cores get to speak.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use x0t_identity::Svid;
+use x0t_model::{Entropy, Instant, NodeId, OverlayPrefix, SpiffeId, UnixTime};
+use x0t_overlay::{Carrier, Endpoint, Opened, Purpose, packet};
+use x0t_routing::Router;
+
+use crate::api::{Input, NodeEvent, Output, What};
+use crate::commands::Pending;
+use crate::dialer::Dialer;
+use crate::drive::Drive;
+use crate::egress::Egress;
+use crate::ends::Ends;
+use crate::join_path::JoinRelay;
+use crate::links::Links;
+use crate::ration::Ration;
+use crate::start::{NodeConfig, Start, StartError};
+use crate::stats::Stats;
+use crate::trust_path::Trust;
+use crate::view::View;
+
+/// Neighbours wait five seconds at the longest before they give up on a silent one.
+const AWAY: Duration = Duration::from_secs(5);
+/// Refusals that are told at once, and per second from then on. All are counted.
+const REFUSALS_BURST: u64 = 64;
+const REFUSALS_PER_SECOND: u64 = 8;
+/// How many outputs may wait for the shell. Beyond it the shell has stopped listening and news is dropped.
+const OUTPUTS_MAX: usize = 16_384;
+
+/// One node of the mesh.
+///
+/// Call [`Drive::handle`] when something happened, drain [`Drive::poll_output`], sleep until [`Drive::poll_timeout`]. The
+/// three stories of a node stand in `data_path` (a packet), `trust_path` (an SVID) and `session_path` (a peer that proves
+/// itself, or falls silent).
+pub struct Node {
+    pub(crate) config: NodeConfig,
+    pub(crate) me: NodeId,
+    incarnation: u64,
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) prefix: OverlayPrefix,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) router: Router,
+    pub(crate) trust: Trust,
+    pub(crate) dialer: Dialer,
+    pub(crate) links: Links,
+    pub(crate) ends: Ends,
+    pub(crate) egress: Egress,
+    pub(crate) pending: Pending,
+    pub(crate) join_relay: JoinRelay,
+    /// Who stands behind an id: neighbours and verified origins.
+    pub(crate) names: BTreeMap<NodeId, SpiffeId>,
+    pub(crate) stats: Stats,
+    /// How often refusals are told: strangers can cause them at will, and they must not wash other news away.
+    pub(crate) refusals: Ration,
+    pub(crate) now: Instant,
+    pub(crate) wall: UnixTime,
+    pub(crate) started: Instant,
+    /// A goodbye is on its way; stop at this instant.
+    pub(crate) stopping: Option<Instant>,
+    stopped: bool,
+    out: VecDeque<Output>,
+}
+
+impl Node {
+    /// Composes a node. It dials its peers at the first timeout, which is at once.
+    pub fn new(start: Start, now: Instant, wall: UnixTime) -> Result<Self, StartError> {
+        let Start { config, svid, bundle, authority, authorities, epoch, incarnation, crypto, seed } = start;
+        let mut entropy = Entropy::new(seed);
+        let (me, spiffe_id) = (svid.node_id(), svid.spiffe_id().clone());
+        let endpoint = Endpoint::new(config.endpoint.clone(), crypto.sessions.clone(), entropy.fork("overlay"));
+        let router = Router::new(config.routing.clone(), me, epoch, entropy.fork("routing"), now);
+        let dialer = Dialer::new(&config.peers, entropy.fork("dialer"), now);
+        let trust =
+            Trust::new(svid, bundle, authority, authorities, crypto, config.rotation, entropy.fork("trust"), now, wall);
+        let mut node = Self {
+            prefix: OverlayPrefix::of(spiffe_id.trust_domain()),
+            names: BTreeMap::from([(me, spiffe_id.clone())]),
+            config,
+            me,
+            incarnation,
+            spiffe_id,
+            endpoint,
+            router,
+            trust,
+            dialer,
+            links: Links::default(),
+            ends: Ends::default(),
+            egress: Egress::default(),
+            pending: Pending::default(),
+            join_relay: JoinRelay::new(now),
+            stats: Stats::default(),
+            refusals: Ration::new(REFUSALS_BURST, REFUSALS_PER_SECOND, now),
+            now,
+            wall,
+            started: now,
+            stopping: None,
+            stopped: false,
+            out: VecDeque::new(),
+        };
+        node.introduce_ourselves(incarnation);
+        node.settle();
+        Ok(node)
+    }
+
+    /// The node's id on the wire.
+    pub const fn id(&self) -> NodeId {
+        self.me
+    }
+
+    /// The node's identity.
+    pub const fn spiffe_id(&self) -> &SpiffeId {
+        &self.spiffe_id
+    }
+
+    /// The routing state, to be looked at.
+    pub const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The SVID in use.
+    pub const fn svid(&self) -> &Svid {
+        self.trust.svid()
+    }
+
+    /// The neighbour that would carry a packet to `destination` next.
+    pub fn next_hop(&self, destination: NodeId) -> Option<NodeId> {
+        let link = self.router.peek_next_hop(destination)?;
+        self.links.get(link).map(|link| link.proven.peer)
+    }
+
+    /// Which run of this node it is: what it tells its peers in every handshake.
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Every neighbour, the identity it has proven, and which run of it did.
+    pub fn neighbors(&self) -> impl Iterator<Item = (NodeId, &SpiffeId, u64)> {
+        self.links.iter().map(|(_, link)| (link.proven.peer, &link.proven.spiffe_id, link.proven.incarnation))
+    }
+
+    /// Remembers who stands behind an id. Bounded: an id that routing has forgotten makes room.
+    pub(crate) fn learn(&mut self, node: NodeId, spiffe_id: SpiffeId) {
+        const NAMES_MAX: usize = 32_768;
+        if self.names.len() >= NAMES_MAX && !self.names.contains_key(&node) {
+            let (router, me) = (&self.router, self.me);
+            self.names.retain(|id, _| *id == me || router.potential(*id).is_some());
+        }
+        if self.names.len() < NAMES_MAX {
+            self.names.insert(node, spiffe_id);
+        }
+    }
+
+    pub(crate) fn push(&mut self, output: Output) {
+        if self.out.len() < OUTPUTS_MAX || matches!(output, Output::Persist(_) | Output::Reply { .. } | Output::Stopped)
+        {
+            self.out.push_back(output);
+        } else {
+            self.stats.outputs_dropped += 1;
+        }
+    }
+
+    pub(crate) fn tell(&mut self, what: What) {
+        let event = NodeEvent { at: self.now, what };
+        self.push(Output::Event(event));
+    }
+
+    fn on_datagram(&mut self, from: SocketAddr, interface: u32, bytes: &mut [u8]) {
+        self.stats.datagrams_received += 1;
+        if bytes.first() == Some(&packet::JOIN) {
+            return self.on_join_packet(from, bytes);
+        }
+        match self.endpoint.handle_datagram(Carrier::Udp(from), bytes, self.now, self.wall) {
+            Some(Opened::Forward { session, hop, payload }) => {
+                self.heard(session, interface);
+                self.on_forward(session, hop, payload);
+            }
+            Some(Opened::Datagram { session, bytes }) => {
+                self.heard(session, interface);
+                self.on_link_datagram(session, bytes);
+            }
+            None => {}
+        }
+    }
+
+    /// Lets every core speak until none has anything left to say. Bounded: what a core says here answers what it was told,
+    /// and nothing is told from outside meanwhile.
+    fn settle(&mut self) {
+        const ROUNDS_MAX: usize = 64;
+        for _ in 0..ROUNDS_MAX {
+            let mut spoke = false;
+            while let Some(event) = self.endpoint.poll_event() {
+                spoke = true;
+                self.on_session_event(event);
+            }
+            while let Some(event) = self.router.poll_event() {
+                spoke = true;
+                self.on_routing_event(event);
+            }
+            spoke |= self.advance_trust();
+            spoke |= self.dial_who_is_due();
+            spoke |= self.open_wanted_ends();
+            while let Some(message) = self.router.poll_transmit() {
+                spoke = true;
+                self.send_routing(message);
+            }
+            while let Some(transmit) = self.endpoint.poll_transmit() {
+                spoke = true;
+                self.transmit(transmit);
+            }
+            if !spoke {
+                return;
+            }
+        }
+        self.stats.settle_rounds_exhausted += 1;
+    }
+
+    /// A timer was due before this input came. What has run out must be gone before anything else is believed: a route kept
+    /// beyond its life could point at a neighbour that has forgotten what it promised.
+    ///
+    /// Whoever was away (stopped, suspended) for longer than neighbours wait has none left, and what they said meanwhile
+    /// is too old to be believed, however fresh it looks when it is read from the socket.
+    fn catch_up(&mut self, due: Instant) {
+        if self.now.since(due) > AWAY {
+            self.stats.times_away += 1;
+            for link in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+                self.lose_neighbor(link, "away");
+            }
+        }
+        self.on_timeout();
+    }
+
+    fn on_timeout(&mut self) {
+        self.endpoint.handle_timeout(self.now, self.wall);
+        self.router.handle_timeout(self.now);
+        self.close_drained();
+        self.close_late_joiners();
+        self.ends.tidy(self.now);
+        self.advance_commands();
+        if self.stopping.is_some_and(|at| at <= self.now) {
+            self.stopping = None;
+            self.stopped = true;
+            self.push(Output::Stopped);
+        }
+    }
+}
+
+impl Drive for Node {
+    fn handle(&mut self, input: Input<'_>, now: Instant, wall: UnixTime) {
+        let due = Drive::poll_timeout(self);
+        self.now = now.max(self.now);
+        self.wall = wall;
+        if let Some(due) = due.filter(|due| *due <= self.now) {
+            self.catch_up(due);
+            self.settle();
+        }
+        match input {
+            Input::Datagram { from, interface, bytes } => self.on_datagram(from, interface, bytes),
+            Input::LocalPacket(packet) => self.on_local_packet(packet),
+            Input::Interface { index, up } => self.on_interface(index, up),
+            Input::SendFailed { to } => self.on_send_failed(to),
+            Input::Command { id, command } => self.on_command(id, command),
+            // What was due has been done already.
+            Input::Timeout => return,
+        }
+        self.settle();
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        if let Some(output) = self.out.pop_front() {
+            return Some(output);
+        }
+        self.egress.pop(self.now).map(|(to, bytes)| Output::Datagram { to, bytes })
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if self.stopped || self.stopping.is_some() {
+            return self.stopping;
+        }
+        [
+            self.endpoint.poll_timeout(),
+            self.router.poll_timeout().map(|(at, _)| at),
+            self.dialer.poll_timeout(),
+            self.links.poll_timeout(),
+            self.ends.poll_timeout(),
+            self.trust.poll_timeout(),
+            self.pending.poll_timeout(),
+            self.join_relay.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn view(&self, now: Instant, wall: UnixTime) -> View {
+        self.look(now, wall)
+    }
+}
+
+impl Node {
+    /// See [`Drive::handle`].
+    pub fn handle(&mut self, input: Input<'_>, now: Instant, wall: UnixTime) {
+        Drive::handle(self, input, now, wall);
+    }
+
+    /// See [`Drive::poll_output`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        Drive::poll_output(self)
+    }
+
+    /// See [`Drive::poll_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        Drive::poll_timeout(self)
+    }
+
+    fn dial_who_is_due(&mut self) -> bool {
+        let mut dialled = false;
+        while self.stopping.is_none()
+            && !self.stopped
+            && let Some(address) = self.dialer.due(self.now)
+        {
+            dialled = true;
+            match self.endpoint.connect(Purpose::Link, Carrier::Udp(address), self.now, self.wall) {
+                Ok(session) => self.dialer.attempted(address, session),
+                Err(_) => self.dialer.failed(address, self.now),
+            }
+        }
+        dialled
+    }
+
+    fn close_drained(&mut self) {
+        const DRAINED: &str = "replaced by a newer session";
+        let drained = self.links.drained(self.now).into_iter().chain(self.ends.drained(self.now));
+        for session in drained.collect::<Vec<_>>() {
+            self.endpoint.close(session, x0t_overlay::close_code::DONE, DRAINED, self.now);
+        }
+    }
+
+    /// How long a goodbye may take to leave.
+    pub(crate) const STOPPING_TIME: Duration = Duration::from_millis(60);
+}

@@ -1,0 +1,165 @@
+//! What the data path reads of an IPv6 packet, and the one it writes itself.
+
+use std::net::Ipv6Addr;
+
+use crate::message::PACKET_LEN_MAX;
+
+const HEADER_LEN: usize = 40;
+const NEXT_HEADER_TCP: u8 = 6;
+const NEXT_HEADER_UDP: u8 = 17;
+const NEXT_HEADER_ICMPV6: u8 = 58;
+/// How much of a refused packet an ICMPv6 error quotes at most: the error itself must fit the minimum MTU (RFC 4443, 2.4 c).
+const QUOTE_LEN_MAX: usize = 1280 - HEADER_LEN - 8;
+
+/// The addresses and the flow of a packet that is well formed as far as this node cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Who says it sent it.
+    pub source: Ipv6Addr,
+    /// For whom.
+    pub destination: Ipv6Addr,
+    /// Equal for all packets of one conversation in one direction; keeps them in order on one path.
+    pub flow: u32,
+    /// What follows the header (RFC 8200, 4).
+    pub next_header: u8,
+}
+
+/// Why a packet is not carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Another version, or shorter than a header.
+    NotIpv6,
+    /// Its length field says something else than its length.
+    WrongLength,
+    /// Longer than the device's MTU.
+    TooLong,
+}
+
+/// Reads a packet (RFC 8200, 3).
+pub fn summarise(packet: &[u8]) -> Result<Summary, Malformed> {
+    if packet.len() > PACKET_LEN_MAX {
+        return Err(Malformed::TooLong);
+    }
+    if packet.len() < HEADER_LEN || packet[0] >> 4 != 6 {
+        return Err(Malformed::NotIpv6);
+    }
+    let payload_len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+    if packet.len() != HEADER_LEN + payload_len {
+        return Err(Malformed::WrongLength);
+    }
+    let next_header = packet[6];
+    let ports: &[u8] = match next_header {
+        NEXT_HEADER_TCP | NEXT_HEADER_UDP if packet.len() >= HEADER_LEN + 4 => &packet[HEADER_LEN..HEADER_LEN + 4],
+        _ => &[],
+    };
+    Ok(Summary {
+        source: address(&packet[8..24]),
+        destination: address(&packet[24..40]),
+        flow: fnv1a(&[&packet[8..40], &[next_header], ports]),
+        next_header,
+    })
+}
+
+/// An ICMPv6 "destination unreachable" (RFC 4443, 3.1) that answers `packet` in the name of `from`. `None` if the packet must
+/// not be answered: it is an ICMPv6 error itself, or malformed.
+pub fn unreachable(packet: &[u8], from: Ipv6Addr) -> Option<Vec<u8>> {
+    const NO_ROUTE: u8 = 0;
+    const DESTINATION_UNREACHABLE: u8 = 1;
+    let summary = summarise(packet).ok()?;
+    let is_error = summary.next_header == NEXT_HEADER_ICMPV6 && packet.get(HEADER_LEN).is_none_or(|kind| *kind < 128);
+    if is_error || summary.source.is_multicast() || summary.source.is_unspecified() {
+        return None;
+    }
+    let quote = &packet[..packet.len().min(QUOTE_LEN_MAX)];
+    let payload_len = (8 + quote.len()) as u16;
+    let mut out = Vec::with_capacity(HEADER_LEN + 8 + quote.len());
+    out.extend_from_slice(&[0x60, 0, 0, 0]);
+    out.extend_from_slice(&payload_len.to_be_bytes());
+    out.extend_from_slice(&[NEXT_HEADER_ICMPV6, 64]);
+    out.extend_from_slice(&from.octets());
+    out.extend_from_slice(&summary.source.octets());
+    out.extend_from_slice(&[DESTINATION_UNREACHABLE, NO_ROUTE, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(quote);
+    let checksum = icmpv6_checksum(&out);
+    out[HEADER_LEN + 2..HEADER_LEN + 4].copy_from_slice(&checksum.to_be_bytes());
+    Some(out)
+}
+
+/// The checksum of the ICMPv6 message in a whole packet whose checksum field is zero (RFC 8200, 8.1).
+fn icmpv6_checksum(packet: &[u8]) -> u16 {
+    let message = &packet[HEADER_LEN..];
+    let pseudo = [&packet[8..40], &(message.len() as u32).to_be_bytes()[..], &[0, 0, 0, NEXT_HEADER_ICMPV6]].concat();
+    let words = |bytes: &[u8]| -> u32 {
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+    };
+    let mut sum = words(&pseudo) + words(message);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+fn address(bytes: &[u8]) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(bytes);
+    Ipv6Addr::from(octets)
+}
+
+/// FNV-1a: a flow label needs speed and spread, not secrecy.
+fn fnv1a(parts: &[&[u8]]) -> u32 {
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(next_header: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0];
+        packet.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+        packet.extend_from_slice(&[next_header, 64]);
+        packet.extend_from_slice(&[0xfd; 16]);
+        packet.extend_from_slice(&[0xfe; 16]);
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    #[test]
+    fn packets_of_one_conversation_share_a_flow_and_others_do_not() {
+        let flow = |payload: &[u8]| summarise(&packet(NEXT_HEADER_TCP, payload)).unwrap().flow;
+        assert_eq!(flow(&[0, 22, 1, 1, 9, 9]), flow(&[0, 22, 1, 1, 7, 7]));
+        assert_ne!(flow(&[0, 22, 1, 1]), flow(&[0, 23, 1, 1]));
+    }
+
+    #[test]
+    fn what_is_no_whole_ipv6_packet_is_refused() {
+        assert_eq!(summarise(&[]), Err(Malformed::NotIpv6));
+        assert_eq!(summarise(&[0x45; 60]), Err(Malformed::NotIpv6));
+        let mut truncated = packet(17, &[0; 8]);
+        truncated.pop();
+        assert_eq!(summarise(&truncated), Err(Malformed::WrongLength));
+        assert_eq!(summarise(&packet(17, &[0; 1241])), Err(Malformed::TooLong));
+    }
+
+    #[test]
+    fn an_unreachable_packet_is_answered_with_a_valid_checksum_and_an_error_never_is() {
+        let from = "fd00::1".parse().unwrap();
+        let answer = unreachable(&packet(17, &[1; 100]), from).unwrap();
+        let summary = summarise(&answer).unwrap();
+        assert_eq!((summary.source, summary.destination), (from, Ipv6Addr::from([0xfd; 16])));
+        assert_eq!(icmpv6_checksum(&answer), 0, "a sum over a message with its checksum in place is zero");
+        assert_eq!(unreachable(&answer, from), None);
+        assert!(unreachable(&packet(17, &[1; 1240]), from).unwrap().len() <= 1280);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let _ = summarise(&bytes);
+            let _ = unreachable(&bytes, Ipv6Addr::LOCALHOST);
+        }
+    }
+}

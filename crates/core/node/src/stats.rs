@@ -1,0 +1,72 @@
+//! What the node itself counts; the cores below count for themselves.
+
+use serde::Serialize;
+
+/// Monotonic counters.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Stats {
+    /// UDP datagrams handed in.
+    pub datagrams_received: u64,
+    /// Outputs dropped because the shell did not drain them.
+    pub outputs_dropped: u64,
+    /// Times this process did not run for longer than its neighbours wait.
+    pub times_away: u64,
+    /// Times the cores still had something to say after the bound; should stay 0.
+    pub settle_rounds_exhausted: u64,
+    /// Packets relayed for others.
+    pub packets_forwarded: u64,
+    /// Packets handed to the host.
+    pub packets_delivered: u64,
+    /// Packets without a next hop.
+    pub packets_unroutable: u64,
+    /// Packets a link session could not seal.
+    pub packets_unsealed: u64,
+    /// Packets an end-to-end session could not seal.
+    pub end_packets_unsealed: u64,
+    /// Packets whose hops ran out.
+    pub packets_expired: u64,
+    /// Own packets that came back.
+    pub packets_returned: u64,
+    /// Packets in a session that belongs to no neighbour.
+    pub packets_of_no_link: u64,
+    /// Inner packets whose addresses are not those of the two ends.
+    pub packets_spoofed: u64,
+    /// Packets of an end-to-end session that is not held here.
+    pub end_packets_stray: u64,
+    /// Far ends that proved another identity than the one addressed.
+    pub end_identity_mismatch: u64,
+    /// End-to-end datagrams that cannot be decoded.
+    pub end_datagrams_malformed: u64,
+    /// Host packets that are no whole IPv6 packets.
+    pub local_packets_malformed: u64,
+    /// Host packets with a source address that is not this node's.
+    pub local_packets_of_others: u64,
+    /// Host packets answered with "destination unreachable".
+    pub local_packets_unreachable: u64,
+    /// Sessions closed right after their proof.
+    pub sessions_turned_away: u64,
+    /// Sessions that could not be started.
+    pub sessions_unopened: u64,
+    /// Messages a session did not take.
+    pub messages_unsent: u64,
+    /// Kernel errors for a destination.
+    pub sends_failed: u64,
+    /// Own anchors that could not be signed.
+    pub anchors_unproven: u64,
+    /// Anchors whose proof does not hold.
+    pub anchors_refused: u64,
+    /// Identity messages that cannot be decoded or are out of place.
+    pub identity_messages_refused: u64,
+    /// Join packets carried for a joiner.
+    pub join_packets_relayed: u64,
+    /// Join packets dropped by the rate limit or without an authority.
+    pub join_packets_dropped: u64,
+    /// Refusals of which no event told, because there were too many.
+    pub refusals_untold: u64,
+    /// Join requests that were refused.
+    pub joins_refused: u64,
+    /// Nodes that joined here.
+    pub joins_accepted: u64,
+    /// Sessions of joiners that were ended: too slow, or too many at once.
+    pub joiners_ended: u64,
+}

@@ -1,0 +1,397 @@
+//! An SVID's story: asked for at half life, issued, checked as a stranger would, adopted, shown to every peer anew.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use x0t_identity::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
+use x0t_identity::{Authority, Bundle, Failure, Rotation, RotationEvent, RotationView, Svid, sign_anchor};
+use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime};
+use x0t_overlay::{Carrier, CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
+use x0t_routing::{DeathReason, Event as RoutingEvent};
+
+use crate::api::{Output, Record, RecordKind, What};
+use crate::ends::Way;
+use crate::message::Parameters;
+use crate::node::Node;
+use crate::session_path::GOODBYE;
+use crate::start::{Crypto, Signatures};
+
+/// How far the clocks of two hosts may disagree about the end of a certificate.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// What the node knows about who is who.
+pub struct Trust {
+    rotation: Rotation,
+    bundle: Bundle,
+    authority: Option<Authority>,
+    authorities: Vec<SpiffeId>,
+    crypto: Crypto,
+    entropy: Entropy,
+    /// When the SVID in use was adopted; sessions made before show an older one.
+    adopted_at: Instant,
+}
+
+/// Judges peers by one bundle, for the overlay to ask.
+struct BundleVerifier {
+    bundle: Bundle,
+    signatures: Arc<dyn Signatures>,
+}
+
+impl VerifyPeer for BundleVerifier {
+    fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
+        self.signatures.verify_chain(chain, &self.bundle, now).map_err(|error| with_causes(&error))
+    }
+}
+
+impl Trust {
+    #[expect(clippy::too_many_arguments, reason = "called once, with each part under its own name")]
+    pub fn new(
+        svid: Svid,
+        bundle: Bundle,
+        authority: Option<Authority>,
+        authorities: Vec<SpiffeId>,
+        crypto: Crypto,
+        rotation: x0t_identity::RotationConfig,
+        mut entropy: Entropy,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Self {
+        let rotation = Rotation::new(svid, rotation, entropy.fork("rotation"), now, wall);
+        Self { rotation, bundle, authority, authorities, crypto, entropy, adopted_at: Instant::ZERO }
+    }
+
+    pub const fn svid(&self) -> &Svid {
+        self.rotation.svid()
+    }
+
+    pub const fn is_authority(&self) -> bool {
+        self.authority.is_some()
+    }
+
+    pub fn rotation_view(&self, wall: UnixTime) -> RotationView {
+        self.rotation.view(wall)
+    }
+
+    /// Every authority's id on the wire.
+    pub fn authorities(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.authorities.iter().map(NodeId::of)
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.rotation.poll_timeout()
+    }
+
+    /// What this node shows to peers. An authority shows its own certificate too, because a joiner knows only the hash of it.
+    fn credentials(&self) -> Credentials {
+        let svid = self.rotation.svid();
+        let chain = match &self.authority {
+            Some(authority) => authority.join_chain(svid),
+            None => svid.chain().to_vec(),
+        };
+        Credentials { chain, key: svid.private_key_der() }
+    }
+
+    fn verifier(&self) -> Arc<dyn VerifyPeer> {
+        Arc::new(BundleVerifier { bundle: self.bundle.clone(), signatures: self.crypto.signatures.clone() })
+    }
+
+    /// A token's text, its end, and what to make durable before the text is shown.
+    pub fn create_token(
+        &mut self,
+        name: Option<&str>,
+        ttl: Duration,
+        addresses: Vec<SocketAddr>,
+        now: UnixTime,
+    ) -> Result<(String, UnixTime, Record), String> {
+        let Some(authority) = &mut self.authority else {
+            let who = self.authorities.first().map_or_else(String::new, |id| format!(": ask {id}"));
+            return Err(format!("this node is no authority, so it cannot admit others{who}"));
+        };
+        let token = authority
+            .create_token(name, ttl, addresses, &mut self.entropy, now)
+            .map_err(|error| with_causes(&error))?;
+        let record = Record { kind: RecordKind::Authority, bytes: authority.to_stored().to_vec() };
+        Ok((token.to_string(), token.expires, record))
+    }
+
+    /// The answer to a joiner, and what to make durable before it leaves.
+    pub fn redeem(&mut self, request: &JoinRequest, now: UnixTime) -> (Message, Option<(Record, SpiffeId)>) {
+        let Some(authority) = &mut self.authority else {
+            let refused = Refused { code: "no_authority".into(), text: "this node is no authority".into() };
+            return (Message::JoinRefused(refused), None);
+        };
+        match authority.redeem(&request.secret, request.name.as_deref(), &request.csr, &mut self.entropy, now) {
+            Ok(issued) => {
+                let accepted = JoinAccepted {
+                    chain: issued.chain,
+                    bundle: self.bundle.clone(),
+                    authorities: self.authorities.clone(),
+                };
+                let record = Record { kind: RecordKind::Authority, bytes: authority.to_stored().to_vec() };
+                (Message::JoinAccepted(accepted), Some((record, issued.spiffe_id)))
+            }
+            Err(refusal) => (Message::JoinRefused(Refused::from(&refusal)), None),
+        }
+    }
+}
+
+impl Node {
+    /// Tells the overlay who we are, whom we believe, and what a peer should know of this run.
+    pub(crate) fn introduce_ourselves(&mut self, incarnation: u64) {
+        let parameters = Parameters { version: Parameters::VERSION, incarnation };
+        if self.endpoint.set_parameters(parameters.encode()).is_err() {
+            self.stats.sessions_unopened += 1;
+        }
+        self.endpoint.set_accept_join(self.trust.is_authority());
+        self.show_identity();
+    }
+
+    fn show_identity(&mut self) {
+        self.endpoint.set_identity(Arc::new(self.trust.credentials()), self.trust.verifier());
+    }
+
+    /// Signs the end of this epoch's hash chain with the key in use. Without it nobody believes our originator messages.
+    pub(crate) fn prove_anchor(&mut self) {
+        let statement = self.router.own_anchor();
+        let proof = sign_anchor(self.trust.svid(), self.me, &statement).and_then(|proof| proof.encode());
+        let told = proof.is_ok_and(|proof| self.router.set_own_anchor_proof(proof, self.now).is_ok());
+        self.stats.anchors_unproven += u64::from(!told);
+    }
+
+    /// Looks whether an SVID is due and moves what is under way. True if anything happened.
+    pub(crate) fn advance_trust(&mut self) -> bool {
+        let mut moved = false;
+        if self.trust.rotation.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.trust.rotation.handle_timeout(self.now, self.wall, &mut *self.trust.crypto.keys);
+            self.close_expired();
+            self.renew_sessions();
+        }
+        while let Some(csr) = self.trust.rotation.poll_request() {
+            moved = true;
+            self.request_svid(csr);
+        }
+        while let Some(event) = self.trust.rotation.poll_event() {
+            moved = true;
+            self.on_rotation_event(event);
+        }
+        moved
+    }
+
+    fn request_svid(&mut self, csr: Vec<u8>) {
+        if let Some(authority) = &self.trust.authority {
+            let issued = authority.renew(&self.spiffe_id, &csr, &mut self.trust.entropy, self.wall);
+            match issued {
+                Ok(issued) => self.adopt(issued.chain),
+                Err(refusal) => self.renewal_failed(Failure::Unavailable(with_causes(&refusal))),
+            }
+            return;
+        }
+        let reachable = self.trust.authorities().find(|authority| self.next_hop(*authority).is_some());
+        let Some(authority) = reachable else {
+            return self.renewal_failed(Failure::Unavailable("no authority is reachable".into()));
+        };
+        match (Message::RenewRequest { csr }).encode() {
+            Ok(message) => self.send_message_to_end(authority, message),
+            Err(error) => self.renewal_failed(Failure::Unavailable(with_causes(&error))),
+        }
+    }
+
+    fn send_message_to_end(&mut self, node: NodeId, message: Vec<u8>) {
+        match self.ends.route_message(node, &message, self.now) {
+            Way::Session(session) => self.send_message(session, &message),
+            Way::Open => self.open_end(node),
+            Way::Waits | Way::Dropped => {}
+        }
+    }
+
+    pub(crate) fn send_message(&mut self, session: SessionId, message: &[u8]) {
+        if self.endpoint.send_message(session, message, self.now).is_err() {
+            self.stats.messages_unsent += 1;
+        }
+    }
+
+    /// What nodes and authorities say to each other about identity.
+    pub(crate) fn on_identity_message(&mut self, session: SessionId, from: NodeId, bytes: &[u8]) {
+        let from_authority = self.trust.authorities().any(|authority| authority == from);
+        match Message::decode(bytes) {
+            Ok(Message::RenewRequest { csr }) => self.answer_renewal(session, from, &csr),
+            Ok(Message::RenewAccepted(accepted)) if from_authority => self.on_renewed(accepted),
+            Ok(Message::RenewRefused(refused)) if from_authority => {
+                self.renewal_failed(Failure::Refused(printable(&refused.text)));
+            }
+            Ok(_) | Err(_) => self.stats.identity_messages_refused += 1,
+        }
+    }
+
+    fn answer_renewal(&mut self, session: SessionId, from: NodeId, csr: &[u8]) {
+        let peer = self.endpoint.info(session).and_then(|info| info.peer);
+        let (Some(authority), Some(peer)) = (&self.trust.authority, peer.filter(|peer| NodeId::of(peer) == from))
+        else {
+            self.stats.identity_messages_refused += 1;
+            return;
+        };
+        let answer = match authority.renew(&peer, csr, &mut self.trust.entropy, self.wall) {
+            Ok(issued) => {
+                Message::RenewAccepted(RenewAccepted { chain: issued.chain, bundle: self.trust.bundle.clone() })
+            }
+            Err(refusal) => Message::RenewRefused(Refused::from(&refusal)),
+        };
+        match answer.encode() {
+            Ok(bytes) => self.send_message(session, &bytes),
+            Err(_) => self.stats.messages_unsent += 1,
+        }
+    }
+
+    fn on_renewed(&mut self, accepted: RenewAccepted) {
+        match self.trust.bundle.offer(accepted.bundle) {
+            Ok(x0t_identity::BundleUpdate::Replaced) => {
+                let bytes = self.trust.bundle.to_json();
+                self.push(Output::Persist(Record { kind: RecordKind::Bundle, bytes }));
+                self.show_identity();
+            }
+            Ok(_) => {}
+            Err(_) => self.stats.identity_messages_refused += 1,
+        }
+        self.adopt(accepted.chain);
+    }
+
+    fn adopt(&mut self, chain: Vec<CertificateDer<'static>>) {
+        // A chain that does not hold counts as a failed attempt inside; the SVID in use stays.
+        if self.trust.rotation.handle_issued(chain, &self.trust.bundle, self.now, self.wall).is_err() {
+            self.stats.identity_messages_refused += 1;
+        }
+    }
+
+    fn renewal_failed(&mut self, failure: Failure) {
+        self.trust.rotation.handle_failure(&failure, self.now, self.wall);
+    }
+
+    fn on_rotation_event(&mut self, event: RotationEvent) {
+        match event {
+            RotationEvent::Updated { not_after, .. } => {
+                let bytes = self.trust.svid().to_stored().to_vec();
+                self.push(Output::Persist(Record { kind: RecordKind::Svid, bytes }));
+                self.trust.adopted_at = self.now;
+                self.show_identity();
+                self.renew_sessions();
+                self.prove_anchor();
+                self.tell(What::SvidRotated { not_after: not_after.as_secs() });
+            }
+            RotationEvent::Degraded { reason } => self.tell(What::SvidRenewalFailed { reason }),
+            RotationEvent::Critical { remaining } => self.tell(What::SvidExpiring { left_s: remaining.as_secs() }),
+            RotationEvent::Expired => self.tell(What::SvidExpiring { left_s: 0 }),
+            RotationEvent::ClockJumped { forward, by } => self.tell(What::ClockJumped { forward, by_s: by.as_secs() }),
+        }
+    }
+
+    /// Opens a session beside every one that is older than the SVID in use, so that peers see the new certificate. The old ones
+    /// carry on until the new ones are ready: nothing in flight is lost. Looked at again now and then, because a handshake can
+    /// fail.
+    fn renew_sessions(&mut self) {
+        let since = self.trust.adopted_at;
+        let links = self.links.iter().filter(|(_, link)| link.established_at < since);
+        for address in links.map(|(_, link)| link.proven.address).collect::<Vec<_>>() {
+            if self.endpoint.connect(Purpose::Link, Carrier::Udp(address), self.now, self.wall).is_err() {
+                self.stats.sessions_unopened += 1;
+            }
+        }
+        for node in self.ends.older_than(since).collect::<Vec<_>>() {
+            self.open_end(node);
+        }
+    }
+
+    /// The hash chain is nearly used up. The number is durable before anything is announced under it.
+    fn begin_epoch(&mut self, epoch: u32) {
+        self.push(Output::Persist(Record { kind: RecordKind::Epoch, bytes: epoch.to_string().into_bytes() }));
+        self.router.begin_epoch(epoch, self.now);
+    }
+
+    /// Ends sessions whose peer let its certificate run out.
+    fn close_expired(&mut self) {
+        let limit = self.wall - SKEW;
+        let links: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.proven.not_after <= limit)
+            .map(|(id, link)| (id, link.proven.session))
+            .collect();
+        for (id, session) in links {
+            self.endpoint.close(session, close_code::APPLICATION, EXPIRED, self.now);
+            self.lose_neighbor(id, "expired");
+        }
+        for session in self.ends.expired(limit) {
+            self.endpoint.close(session, close_code::APPLICATION, EXPIRED, self.now);
+        }
+    }
+
+    pub(crate) fn on_routing_event(&mut self, event: RoutingEvent) {
+        match event {
+            RoutingEvent::AnchorToVerify { origin, epoch, statement, proof, .. } => {
+                self.judge_anchor(origin, epoch, &statement, &proof);
+            }
+            RoutingEvent::NeedAnchorSignature { .. } => self.prove_anchor(),
+            RoutingEvent::EpochExhausted { next_epoch } => self.begin_epoch(next_epoch),
+            RoutingEvent::LinkSuspect { peer, silent_for, .. } => {
+                let silent_us = u64::try_from(silent_for.as_micros()).unwrap_or(u64::MAX);
+                self.tell(What::LinkSuspect { peer, silent_us });
+            }
+            RoutingEvent::LinkRecovered { peer, .. } => self.tell(What::LinkRecovered { peer }),
+            RoutingEvent::LinkDead { link, reason, .. } => {
+                let reason = match reason {
+                    DeathReason::Silent => "dead",
+                    DeathReason::Goodbye => GOODBYE,
+                    DeathReason::Closed => "closed",
+                };
+                self.lose_neighbor(link, reason);
+            }
+            RoutingEvent::RouteChanged { dst, via } => {
+                let metric = via.map(|successor| successor.metric.as_micros());
+                self.tell(What::RouteChanged { destination: dst, via: via.map(|successor| successor.peer), metric });
+            }
+            // The command that sought it answers with its own timeout.
+            RoutingEvent::SeekFailed { .. } => {}
+        }
+    }
+
+    fn judge_anchor(&mut self, origin: NodeId, epoch: u32, statement: &[u8], proof: &[u8]) {
+        let signatures = &self.trust.crypto.signatures;
+        let verdict = signatures.verify_anchor(proof, origin, statement, &self.trust.bundle, self.wall);
+        let accepted = verdict.is_ok();
+        match verdict {
+            Ok(spiffe_id) => {
+                self.learn(origin, spiffe_id);
+            }
+            Err(error) => {
+                self.stats.anchors_refused += 1;
+                let reason = format!("an anchor for {origin:?}: {}", with_causes(&error));
+                self.refuse(reason);
+            }
+        }
+        self.router.anchor_verified(origin, epoch, accepted, self.now);
+    }
+}
+
+const EXPIRED: &str = "certificate expired";
+
+/// What others wrote, with nothing in it that moves a terminal's cursor, ends a line or turns the direction of writing.
+pub(crate) fn printable(text: &str) -> String {
+    let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// An error with everything that caused it, on one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_steer_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2J\nb\u{202e}c’ü"), "a\u{fffd}[2J\u{fffd}b\u{fffd}c’ü");
+    }
+}

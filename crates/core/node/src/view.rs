@@ -1,0 +1,131 @@
+//! The node's whole state, for people: the command line, the live page, the metrics and the tests all read this one.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use x0t_model::{NodeId, SpiffeId, TrustDomain};
+
+/// Everything there is to see. Cheap: copied from tables, nothing computed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct View {
+    /// The node itself.
+    pub status: StatusView,
+    /// Its neighbours.
+    pub peers: Vec<PeerView>,
+    /// Every destination it knows.
+    pub routes: Vec<RouteView>,
+    /// Every session, with neighbours and end to end.
+    pub sessions: Vec<SessionView>,
+    /// Monotonic counters, by metric name without the `x0t_` prefix and `_total` suffix.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The node itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Its identity.
+    pub spiffe_id: SpiffeId,
+    /// Its id on the wire.
+    pub node_id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whose trust it lives in.
+    pub trust_domain: TrustDomain,
+    /// Its address inside the mesh.
+    pub overlay_address: Ipv6Addr,
+    /// Whether it issues identities.
+    pub is_authority: bool,
+    /// Whether it holds a valid SVID and, if it has peers configured, at least one usable link.
+    pub ready: bool,
+    /// What keeps it from being ready.
+    pub not_ready_because: Option<String>,
+    /// End of the SVID's validity, seconds since 1970.
+    pub svid_not_after: u64,
+    /// `valid`, `renewing`, `degraded`, `critical` or `expired`.
+    pub svid_state: String,
+    /// Routing epoch.
+    pub epoch: u32,
+    /// Milliseconds since start.
+    pub uptime_ms: u64,
+    /// Neighbours that can carry traffic.
+    pub links_up: usize,
+    /// Destinations that can be reached.
+    pub reachable: usize,
+}
+
+/// A neighbour.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Who.
+    pub node_id: NodeId,
+    /// Its identity.
+    pub spiffe_id: SpiffeId,
+    /// Where on the underlay.
+    pub address: SocketAddr,
+    /// `up`, `suspect`, `down`.
+    pub state: String,
+    /// Round-trip time in microseconds, the smallest of the last 10 s.
+    pub rtt_us: Option<u32>,
+    /// Share of packets lost, in thousandths.
+    pub loss_permille: u16,
+    /// Cost of the link.
+    pub cost_us: u32,
+    /// Milliseconds since it was last heard.
+    pub heard_ms_ago: u64,
+    /// Interface index it was last heard on, 0 if unknown.
+    pub interface: u32,
+}
+
+/// A destination.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Who.
+    pub node_id: NodeId,
+    /// Its identity, once its anchor has been verified.
+    pub spiffe_id: Option<SpiffeId>,
+    /// Its address inside the mesh.
+    pub overlay_address: Ipv6Addr,
+    /// Up to three next hops, best first.
+    pub successors: Vec<SuccessorView>,
+    /// Hops by the first choice, the last one included.
+    pub hops: Option<u8>,
+    /// Epoch and sequence of the newest accepted originator message.
+    pub sequence: (u32, u32),
+    /// Smallest metric ever advertised for that sequence, microseconds.
+    pub feasible_distance_us: Option<u32>,
+}
+
+/// One way to a destination.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SuccessorView {
+    /// The neighbour.
+    pub via: NodeId,
+    /// Cost through it, microseconds.
+    pub metric_us: u32,
+    /// Whether the link to it can carry traffic now.
+    pub usable: bool,
+}
+
+/// A session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Local number.
+    pub id: u64,
+    /// `link`, `end-to-end` or `join`.
+    pub purpose: String,
+    /// Who, once proven.
+    pub peer: Option<SpiffeId>,
+    /// The underlay address, or `overlay`.
+    pub carrier: String,
+    /// `handshaking`, `established` or `draining`.
+    pub state: String,
+    /// Key exchange group.
+    pub group: Option<String>,
+    /// Key epoch.
+    pub key_epoch: u64,
+    /// Packets received and opened.
+    pub packets_received: u64,
+    /// Packets sealed and sent.
+    pub packets_sent: u64,
+}

@@ -1,0 +1,140 @@
+//! A whole node on this host: state directory, sockets, interface, HTTP and the event loop, from start to goodbye.
+//!
+//! Two threads. The caller's runs the event loop and nothing else; it should be a current-thread runtime, so that a datagram wakes
+//! the loop without passing through another thread. HTTP has its own, so that a large answer never delays a packet.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use x0t_model::{Instant, OverlayPrefix, UnixTime};
+use x0t_node::Drive;
+
+use crate::clock::Clock;
+use crate::event_loop::{Ending, EventLoop, Io};
+use crate::http::{self, Asset, Listeners, Site};
+use crate::link_events::LinkEvents;
+use crate::state_dir::{MeshFile, StateDir};
+use crate::tun::{self, Tun, TunConfig};
+use crate::udp::UdpSockets;
+
+/// What a daemon needs to know besides its state directory.
+pub struct DaemonConfig {
+    /// Where the node lives. Held until the daemon ends.
+    pub state: StateDir,
+    /// The settings to run with: those of the state directory, or changed by flags.
+    pub settings: MeshFile,
+    /// MTU of the interface into the mesh, if there is one.
+    pub tun_mtu: u16,
+    /// The live page.
+    pub assets: &'static [Asset],
+    /// Version of the program.
+    pub version: &'static str,
+    /// Called once everything listens.
+    pub on_started: Box<dyn FnOnce(&Started) + Send>,
+}
+
+impl DaemonConfig {
+    /// With the settings of the state directory and no page.
+    pub fn new(state: StateDir, version: &'static str) -> Self {
+        let settings = state.mesh().clone();
+        Self { state, settings, tun_mtu: tun::DEFAULT_MTU, assets: &[], version, on_started: Box::new(|_| {}) }
+    }
+}
+
+/// Where a daemon is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// UDP addresses it listens on.
+    pub listen: Vec<SocketAddr>,
+    /// Where its page, API and metrics are read.
+    pub http: Option<SocketAddr>,
+    /// Its admin socket.
+    pub admin: PathBuf,
+    /// Its interface into the mesh.
+    pub interface: Option<String>,
+}
+
+/// Runs a node until it is told to stop by SIGTERM, SIGINT or [`x0t_node::Command::Shutdown`].
+///
+/// Everything is bound before the node is made; `make_node` gets the state directory to read its records from.
+///
+/// # Errors
+/// With what could not be bound, read or made, and what to do about it. A node that was stopped is no error.
+pub async fn run<N: Drive>(
+    config: DaemonConfig,
+    make_node: impl FnOnce(&mut StateDir, &[SocketAddr], Instant, UnixTime) -> anyhow::Result<N>,
+) -> anyhow::Result<Ending> {
+    let DaemonConfig { mut state, settings, tun_mtu, assets, version, on_started } = config;
+    let clock = Clock;
+    let udp = UdpSockets::bind(&settings.listen)?;
+    let listen = udp.local_addresses();
+    let tcp = settings.http.map(http::bind_tcp).transpose()?;
+    let http_address = tcp.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+    let admin = StateDir::admin_socket(state.path());
+    let listeners = Listeners { tcp, admin: http::bind_admin(&admin)? };
+    let stop = stop_signals()?;
+
+    let node = make_node(&mut state, &listen, clock.now(), clock.wall()).context("failed to start the node")?;
+    let tun_config = TunConfig {
+        name: settings.tun_name,
+        address: node.view(clock.now(), clock.wall()).status.overlay_address,
+        network: (OverlayPrefix::of(&settings.trust_domain).network(), OverlayPrefix::BITS),
+        mtu: tun_mtu,
+    };
+    let tun = Tun::open_as(settings.tun, &tun_config).await?;
+    let links = LinkEvents::open().await.inspect_err(|error| tracing::warn!(%error, "no link events")).ok();
+    let interface = tun.as_ref().map(|tun| tun.name().to_owned());
+
+    let (event_loop, handle) = EventLoop::new(node, clock, Io { udp, tun, links, store: state, stop });
+    let site = Site::new(handle, assets, version);
+    let (stop_http, http) = spawn_http(listeners, site)?;
+    let started = Started { listen, http: http_address, admin: admin.clone(), interface };
+    tracing::info!(listen = ?started.listen, http = ?started.http, interface = started.interface, "the node runs");
+    on_started(&started);
+
+    let ending = event_loop.run().await;
+    let _ = stop_http.send(true);
+    // Bounded by the time that answers have to get out.
+    if http.join().is_err() {
+        tracing::error!("the HTTP thread panicked");
+    }
+    let _ = std::fs::remove_file(&admin);
+    tracing::info!(?ending, "the node has stopped");
+    Ok(ending)
+}
+
+/// The first signal asks the node to stop, the second does not wait for it.
+fn stop_signals() -> anyhow::Result<mpsc::Receiver<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn spawn_http(listeners: Listeners, site: Site) -> anyhow::Result<(watch::Sender<bool>, thread::JoinHandle<()>)> {
+    let (stop, stopped) = watch::channel(false);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start HTTP")?;
+    let serve = move || {
+        let (reading, admin) = (http::reading_routes(site.clone()), http::admin_routes(site));
+        if let Err(error) = runtime.block_on(http::serve(listeners, reading, admin, stopped)) {
+            tracing::error!(%error, "HTTP ended");
+        }
+    };
+    let thread = thread::Builder::new().name("x0t-http".to_owned()).spawn(serve).context("cannot start HTTP")?;
+    Ok((stop, thread))
+}

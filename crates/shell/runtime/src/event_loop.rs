@@ -1,0 +1,444 @@
+//! One task that owns a node: it waits until something happens, tells the node, and does what the node says.
+//!
+//! ```text
+//!            +--------------------- wait ----------------------+
+//!            |  link events, requests, UDP, TUN, the deadline  |
+//!            v                                                 |
+//!   handle(one input) -> poll_output until None -> next input -+     (a bounded number of inputs from each source)
+//!                             |
+//!                             +-- Persist fails: stalled. Nothing is taken in and no output is performed until the record
+//!                                 is durable; the state is shown, commands are refused with the reason, shutdown works.
+//! ```
+//!
+//! While the kernel takes no more datagrams no output is performed either: what waits does so in the node's own fair queues, which
+//! know what to drop, and not in a queue of the loop.
+//!
+//! Nothing ticks: an idle node sleeps until its own next deadline.
+
+mod stall;
+mod stats;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use x0t_model::Instant;
+use x0t_node::{Command, Drive, Input, Output, Record, Reply};
+
+use crate::clock::Clock;
+use crate::handle::{NodeHandle, Request, Snapshot};
+use crate::link_events::{LinkChange, LinkEvents};
+use crate::news::News;
+use crate::state_dir::{StateDir, StateDirError};
+use crate::tun::Tun;
+use crate::udp::{Batch, UdpSockets};
+
+use stall::Stall;
+pub use stats::LoopStats;
+
+/// Packets taken from the host in one turn.
+const TUN_BATCH: usize = 32;
+/// Rounds of receiving in one turn, so that a flood from the underlay cannot keep everything else waiting.
+const ROUNDS_MAX: usize = 4;
+/// Longer packets than this never come out of the interface.
+const PACKET_BYTES: usize = 1 << 16;
+/// Commands that have not been answered yet.
+const UNANSWERED_MAX: usize = 256;
+/// The same unreachable address is reported to the node at most once in this time.
+const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Unreachable addresses whose last report is remembered.
+const UNREACHABLE_MAX: usize = 1024;
+/// A node that was told to stop has this long to say goodbye.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Where records become durable.
+pub trait Store {
+    /// Makes `record` durable before returning.
+    ///
+    /// # Errors
+    /// If it is not; the previous content is then still there.
+    fn write(&mut self, record: &Record) -> Result<(), StateDirError>;
+}
+
+impl Store for StateDir {
+    fn write(&mut self, record: &Record) -> Result<(), StateDirError> {
+        Self::write(self, record)
+    }
+}
+
+/// What the event loop is connected to.
+#[derive(Debug)]
+pub struct Io<S> {
+    /// The underlay.
+    pub udp: UdpSockets,
+    /// The host's interface into the mesh, if there is one.
+    pub tun: Option<Tun>,
+    /// News about interfaces, if the kernel gives any.
+    pub links: Option<LinkEvents>,
+    /// Where records become durable.
+    pub store: S,
+    /// Each message asks for a shutdown; the second one does not wait for the node.
+    pub stop: mpsc::Receiver<()>,
+}
+
+/// How an event loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The node said goodbye.
+    Stopped,
+    /// It did not within [`STOP_DEADLINE`], or was not given the time.
+    Abandoned,
+}
+
+/// A node and its world.
+pub struct EventLoop<N, S> {
+    node: N,
+    clock: Clock,
+    io: Io<S>,
+    requests: mpsc::Receiver<Request>,
+    news: News,
+    unanswered: BTreeMap<u64, oneshot::Sender<Reply>>,
+    next_command: u64,
+    reported_unreachable: BTreeMap<SocketAddr, Instant>,
+    stall: Option<Stall>,
+    /// Set once a shutdown has been asked for.
+    stop_by: Option<Instant>,
+    ending: Option<Ending>,
+    batch: Batch,
+    packet: Vec<u8>,
+    stats: LoopStats,
+}
+
+/// Why a wait ended.
+enum Wake {
+    Link(LinkChange),
+    LinksLost(std::io::Error),
+    Request(Request),
+    Stop,
+    /// A socket is ready or a deadline has come; the turn finds out which.
+    Other,
+}
+
+impl<N: Drive, S: Store> EventLoop<N, S> {
+    /// Connects `node` with its world. The handle is how everybody else talks to it.
+    pub fn new(node: N, clock: Clock, io: Io<S>) -> (Self, NodeHandle) {
+        let (handle, requests, news) = NodeHandle::new();
+        let event_loop = Self {
+            node,
+            clock,
+            io,
+            requests,
+            news,
+            unanswered: BTreeMap::new(),
+            next_command: 1,
+            reported_unreachable: BTreeMap::new(),
+            stall: None,
+            stop_by: None,
+            ending: None,
+            batch: Batch::new(),
+            packet: vec![0; PACKET_BYTES],
+            stats: LoopStats::default(),
+        };
+        (event_loop, handle)
+    }
+
+    /// Runs until the node has stopped.
+    pub async fn run(mut self) -> Ending {
+        self.perform_outputs();
+        loop {
+            if let Some(ending) = self.ending {
+                self.io.udp.flush();
+                return ending;
+            }
+            let wake = self.wait().await;
+            self.stats.wakeups += 1;
+            if self.turn(wake) {
+                // More is waiting. Let the runtime look at timers and sockets first: it does so between tasks only.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let now = self.clock.now();
+        let running = self.takes_in();
+        let deadline = self.next_deadline();
+        let Io { udp, tun, links, stop, .. } = &mut self.io;
+        tokio::select! {
+            biased;
+            change = next_link_change(links), if running => match change {
+                Ok(change) => Wake::Link(change),
+                Err(error) => Wake::LinksLost(error),
+            },
+            Some(()) = stop.recv() => Wake::Stop,
+            Some(request) = self.requests.recv() => Wake::Request(request),
+            () = udp.readable(), if running => Wake::Other,
+            () = tun_readable(tun.as_ref()), if running => Wake::Other,
+            () = udp.writable() => Wake::Other,
+            () = tokio::time::sleep(deadline.since(now)) => Wake::Other,
+        }
+    }
+
+    /// Whether the node is to be told of anything: not while it is held, and not after its goodbye.
+    fn takes_in(&self) -> bool {
+        self.stall.is_none() && self.ending.is_none()
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let work = match &self.stall {
+            Some(stall) => stall.retry_at(),
+            None => self.node.poll_timeout().unwrap_or(Instant::FAR_FUTURE),
+        };
+        // A sleep of centuries overflows the timer; a day later there is nothing to do either.
+        let idle = self.clock.now() + Duration::from_secs(86_400);
+        work.min(self.stop_by.unwrap_or(Instant::FAR_FUTURE)).min(idle)
+    }
+
+    /// Does everything that is due, within bounds. Returns whether more was waiting.
+    fn turn(&mut self, wake: Wake) -> bool {
+        match wake {
+            Wake::Link(LinkChange { index, up }) => {
+                self.stats.link_changes += 1;
+                self.handle(Input::Interface { index, up });
+            }
+            Wake::LinksLost(error) => {
+                tracing::warn!(%error, "no further link events; failures of local links are found by silence only");
+                self.io.links = None;
+            }
+            Wake::Stop => self.stop(),
+            Wake::Request(request) => self.answer(request),
+            Wake::Other => {}
+        }
+        if self.stop_by.is_some_and(|deadline| deadline <= self.clock.now()) {
+            tracing::warn!("the node did not say goodbye within {STOP_DEADLINE:?}");
+            self.ending.get_or_insert(Ending::Abandoned);
+        }
+        self.retry_persist();
+        self.io.udp.flush();
+        self.perform_outputs();
+        let mut more = false;
+        for _ in 0..ROUNDS_MAX {
+            let (udp, tun) = (self.take_datagrams(), self.take_packets());
+            more = udp || tun;
+            self.handle_timeout();
+            if !more {
+                break;
+            }
+        }
+        self.report_unreachable();
+        more
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.node.handle(input, self.clock.now(), self.clock.wall());
+        self.perform_outputs();
+    }
+
+    /// Does what the node says, in its order, until it has nothing more to say, the kernel takes no more datagrams, or a record
+    /// cannot be made durable.
+    fn perform_outputs(&mut self) {
+        while self.stall.is_none() && self.io.udp.is_flushed() {
+            let Some(output) = self.node.poll_output() else { return };
+            match output {
+                Output::Datagram { to, bytes } => self.io.udp.send(to, bytes),
+                Output::LocalPacket(packet) => self.deliver(&packet),
+                Output::Persist(record) => self.persist(record),
+                Output::Reply { id, reply } => {
+                    if let Some(asker) = self.unanswered.remove(&id) {
+                        // Who asked may have gone; the answer is then nobody's.
+                        let _ = asker.send(reply);
+                    }
+                }
+                Output::Event(event) => {
+                    tracing::debug!(?event, "news");
+                    self.news.publish(event);
+                }
+                Output::Stopped => self.ending = Some(Ending::Stopped),
+            }
+        }
+    }
+
+    fn persist(&mut self, record: Record) {
+        match self.io.store.write(&record) {
+            Ok(()) => self.stats.records_written += 1,
+            Err(error) => {
+                self.stats.record_failures += 1;
+                self.stall = Some(Stall::begin(record, &error, self.clock.now()));
+            }
+        }
+    }
+
+    fn retry_persist(&mut self) {
+        let Some(mut stall) = self.stall.take_if(|stall| stall.retry_at() <= self.clock.now()) else { return };
+        match self.io.store.write(&stall.record) {
+            Ok(()) => {
+                self.stats.records_written += 1;
+                stall.end(self.clock.now());
+                self.perform_outputs();
+            }
+            Err(error) => {
+                self.stats.record_failures += 1;
+                stall.again(&error, self.clock.now());
+                self.stall = Some(stall);
+            }
+        }
+    }
+
+    fn take_datagrams(&mut self) -> bool {
+        if !self.takes_in() {
+            return false;
+        }
+        // The batch is lent out while the node, which also sends, is told of each datagram in it.
+        let mut batch = std::mem::take(&mut self.batch);
+        let full = self.io.udp.receive(&mut batch);
+        // What a node that was just held or has stopped does not get is lost, as datagrams may be.
+        for datagram in batch.datagrams() {
+            if self.takes_in() {
+                self.handle(Input::Datagram {
+                    from: datagram.from,
+                    interface: datagram.interface,
+                    bytes: datagram.bytes,
+                });
+            }
+        }
+        self.batch = batch;
+        full
+    }
+
+    fn take_packets(&mut self) -> bool {
+        let mut packet = std::mem::take(&mut self.packet);
+        let mut taken = 0;
+        while let Some(tun) = self.io.tun.as_ref().filter(|_| taken < TUN_BATCH && self.takes_in()) {
+            match tun.try_receive(&mut packet) {
+                Ok(length) => {
+                    taken += 1;
+                    self.stats.host_packets_received += 1;
+                    if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+                        self.handle(Input::LocalPacket(&packet[..length]));
+                    } else {
+                        self.stats.host_packets_not_ipv6 += 1;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::error!(%error, interface = tun.name(), "the interface into the mesh is gone");
+                    self.io.tun = None;
+                }
+            }
+        }
+        self.packet = packet;
+        taken == TUN_BATCH
+    }
+
+    fn deliver(&mut self, packet: &[u8]) {
+        let delivered = self.io.tun.as_ref().is_some_and(|tun| tun.try_send(packet).is_ok());
+        if delivered { self.stats.host_packets_sent += 1 } else { self.stats.host_packets_dropped += 1 }
+    }
+
+    fn handle_timeout(&mut self) {
+        let due = self.node.poll_timeout().is_some_and(|deadline| deadline <= self.clock.now());
+        if due && self.takes_in() {
+            self.stats.timeouts += 1;
+            self.handle(Input::Timeout);
+        }
+    }
+
+    /// Tells the node which addresses the kernel could not reach; each only so often, because what the node then sends may fail as well.
+    fn report_unreachable(&mut self) {
+        let now = self.clock.now();
+        for to in self.io.udp.take_unreachable() {
+            if self.reported_unreachable.get(&to).is_some_and(|last| now.since(*last) < UNREACHABLE_INTERVAL) {
+                continue;
+            }
+            if self.reported_unreachable.len() >= UNREACHABLE_MAX {
+                self.reported_unreachable.retain(|_, last| now.since(*last) < UNREACHABLE_INTERVAL);
+            }
+            if self.reported_unreachable.len() < UNREACHABLE_MAX && self.takes_in() {
+                self.reported_unreachable.insert(to, now);
+                self.stats.unreachable_hints += 1;
+                self.handle(Input::SendFailed { to });
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Snapshot(asker) => {
+                let _ = asker.send(self.snapshot());
+            }
+            Request::Command(command, asker) => {
+                let refusal = self.refusal(&command);
+                if let Some(reason) = refusal {
+                    let _ = asker.send(Reply::Refused { reason });
+                    return;
+                }
+                if command == Command::Shutdown {
+                    self.stop_by.get_or_insert(self.clock.now() + STOP_DEADLINE);
+                }
+                let id = self.take_command_id();
+                self.unanswered.insert(id, asker);
+                self.handle(Input::Command { id, command });
+            }
+        }
+    }
+
+    fn refusal(&mut self, command: &Command) -> Option<String> {
+        if let Some(stall) = self.stall.as_ref().filter(|_| *command != Command::Shutdown) {
+            return Some(stall.reason());
+        }
+        if self.unanswered.len() >= UNANSWERED_MAX {
+            self.unanswered.retain(|_, asker| !asker.is_closed());
+        }
+        (self.unanswered.len() >= UNANSWERED_MAX)
+            .then(|| format!("{UNANSWERED_MAX} commands are waiting for their answers already; try again"))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let (at, wall) = (self.clock.now(), self.clock.wall());
+        let mut view = self.node.view(at, wall);
+        if let Some(stall) = &self.stall {
+            view.status.ready = false;
+            view.status.not_ready_because = Some(stall.reason());
+        }
+        let runtime = LoopStats {
+            udp: self.io.udp.stats(),
+            events_readers: self.news.readers() as u64,
+            stalled: self.stall.is_some(),
+            has_interface: self.io.tun.is_some(),
+            ..self.stats
+        };
+        Snapshot { at, wall, view, runtime }
+    }
+
+    fn stop(&mut self) {
+        if self.stop_by.is_some() {
+            self.ending.get_or_insert(Ending::Abandoned);
+            return;
+        }
+        self.stop_by = Some(self.clock.now() + STOP_DEADLINE);
+        let id = self.take_command_id();
+        self.handle(Input::Command { id, command: Command::Shutdown });
+    }
+
+    fn take_command_id(&mut self) -> u64 {
+        let id = self.next_command;
+        self.next_command += 1;
+        id
+    }
+}
+
+async fn next_link_change(links: &mut Option<LinkEvents>) -> std::io::Result<LinkChange> {
+    match links {
+        Some(links) => links.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn tun_readable(tun: Option<&Tun>) {
+    match tun {
+        // An error shows again, with its reason, when the packet is taken.
+        Some(tun) => drop(tun.readable().await),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,38 @@
+//! What an event loop counts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::udp::UdpStats;
+
+/// Counters of an event loop since it began, and its present condition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopStats {
+    /// The underlay sockets.
+    pub udp: UdpStats,
+    /// How often the loop woke up.
+    pub wakeups: u64,
+    /// How often a deadline of the node had come.
+    pub timeouts: u64,
+    /// Changes of interfaces that the kernel reported.
+    pub link_changes: u64,
+    /// Unreachable addresses that the node was told of.
+    pub unreachable_hints: u64,
+    /// Packets that the host wanted carried.
+    pub host_packets_received: u64,
+    /// Those of them that were dropped for not being IPv6.
+    pub host_packets_not_ipv6: u64,
+    /// Packets handed to the host.
+    pub host_packets_sent: u64,
+    /// Packets for the host that it did not take, or had no interface for.
+    pub host_packets_dropped: u64,
+    /// Records made durable.
+    pub records_written: u64,
+    /// Attempts to make a record durable that failed.
+    pub record_failures: u64,
+    /// Readers of events at the moment.
+    pub events_readers: u64,
+    /// Whether the node is held because a record cannot be made durable.
+    pub stalled: bool,
+    /// Whether the host has an interface into the mesh.
+    pub has_interface: bool,
+}

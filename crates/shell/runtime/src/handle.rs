@@ -1,0 +1,93 @@
+//! How other tasks talk to the event loop: a question goes in, an answer comes out, and the node itself is touched by nobody else.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use x0t_model::{Instant, UnixTime};
+use x0t_node::{Command, Reply, View};
+
+use crate::event_loop::LoopStats;
+use crate::news::{News, Subscription};
+
+/// Questions that may wait for the event loop. More have to wait for their turn outside.
+const WAITING_MAX: usize = 64;
+/// An event loop that has not shown its state for this long is stuck.
+const VIEW_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A question to the event loop.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Show everything.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// Do something.
+    Command(Command, oneshot::Sender<Reply>),
+}
+
+/// A node's state at one moment, with what the event loop has counted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Monotonic time of the moment.
+    pub at: Instant,
+    /// Wall-clock time of the moment.
+    pub wall: UnixTime,
+    /// The node.
+    pub view: View,
+    /// The event loop and its sockets.
+    pub runtime: LoopStats,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// The event loop has ended.
+    #[error("the node has stopped")]
+    Stopped,
+    /// The event loop is stuck.
+    #[error("the node did not answer within {0:?}")]
+    Stuck(Duration),
+}
+
+/// Talks to a running event loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct NodeHandle {
+    requests: mpsc::Sender<Request>,
+    news: News,
+}
+
+impl NodeHandle {
+    /// A handle, and the end that the event loop keeps.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Request>, News) {
+        let (requests, receiver) = mpsc::channel(WAITING_MAX);
+        let news = News::default();
+        (Self { requests, news: news.clone() }, receiver, news)
+    }
+
+    /// The node's state.
+    ///
+    /// # Errors
+    /// If the node has stopped or its event loop is stuck.
+    pub async fn snapshot(&self) -> Result<Snapshot, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        let answer = async {
+            self.requests.send(Request::Snapshot(sender)).await.map_err(|_| NoAnswer::Stopped)?;
+            receiver.await.map_err(|_| NoAnswer::Stopped)
+        };
+        tokio::time::timeout(VIEW_DEADLINE, answer).await.map_err(|_| NoAnswer::Stuck(VIEW_DEADLINE))?
+    }
+
+    /// Asks the node to do something and waits until it has an answer, which for some commands takes as long as they say.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn command(&self, command: Command) -> Result<Reply, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(Request::Command(command, sender)).await.map_err(|_| NoAnswer::Stopped)?;
+        receiver.await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Reads the news from the next event on.
+    pub fn subscribe(&self) -> Subscription {
+        self.news.subscribe()
+    }
+}

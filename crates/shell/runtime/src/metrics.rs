@@ -1,0 +1,208 @@
+//! Every instrument, with its name, unit and help. Built from a [`Snapshot`], so nothing here counts anything itself.
+//!
+//! Labels have bounded sets of values: states, purposes, and the neighbours of this node. Destinations are counted, not listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+use x0t_node::{PeerView, View};
+
+use crate::event_loop::LoopStats;
+use crate::handle::Snapshot;
+
+/// What [`render`] produces.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All names begin with it.
+const PREFIX: &str = "x0t";
+/// Neighbours that get series of their own; a node has a few dozen at most.
+const PEERS_MAX: usize = 256;
+/// Counters of the node that are passed on.
+const COUNTERS_MAX: usize = 512;
+
+type Labels = Vec<(&'static str, String)>;
+type Level = Gauge<f64, AtomicU64>;
+
+/// One counter of the event loop: name, help, and where it is kept.
+type LoopCounter = (&'static str, &'static str, fn(&LoopStats) -> u64);
+
+/// Counters of the event loop and its sockets; `_total` is added to each name.
+const LOOP_COUNTERS: &[LoopCounter] = &[
+    ("udp_datagrams_received", "Datagrams received from the underlay", |s| s.udp.datagrams_received),
+    ("udp_received_bytes", "Bytes received from the underlay", |s| s.udp.bytes_received),
+    ("udp_datagrams_sent", "Datagrams handed to the kernel", |s| s.udp.datagrams_sent),
+    ("udp_sent_bytes", "Bytes handed to the kernel", |s| s.udp.bytes_sent),
+    ("udp_datagrams_queued", "Datagrams that had to wait for the kernel", |s| s.udp.datagrams_queued),
+    ("udp_icmp_errors", "ICMP errors about underlay destinations", |s| s.udp.icmp_errors),
+    ("udp_receive_errors", "Errors while receiving from the underlay", |s| s.udp.receive_errors),
+    ("host_packets_received", "Packets that the host wanted carried", |s| s.host_packets_received),
+    ("host_packets_not_ipv6", "Packets of the host dropped for not being IPv6", |s| s.host_packets_not_ipv6),
+    ("host_packets_sent", "Packets handed to the host", |s| s.host_packets_sent),
+    ("host_packets_dropped", "Packets for the host that it did not take", |s| s.host_packets_dropped),
+    ("loop_wakeups", "How often the event loop woke up", |s| s.wakeups),
+    ("loop_timeouts", "How often a deadline of the node had come", |s| s.timeouts),
+    ("link_changes", "Changes of interfaces that the kernel reported", |s| s.link_changes),
+    ("unreachable_hints", "Unreachable addresses that the node was told of", |s| s.unreachable_hints),
+    ("records_written", "Records made durable", |s| s.records_written),
+    ("record_failures", "Attempts to make a record durable that failed", |s| s.record_failures),
+];
+
+/// One reason to drop a datagram, and where it is counted.
+type Drop = (&'static str, fn(&LoopStats) -> u64);
+
+/// Why a datagram was dropped before it reached the wire.
+const UDP_DROPS: &[Drop] = &[
+    ("queue_full", |s| s.udp.datagrams_dropped_queue_full),
+    ("no_socket", |s| s.udp.datagrams_dropped_no_socket),
+    ("too_big", |s| s.udp.datagrams_dropped_too_big),
+    ("refused", |s| s.udp.datagrams_refused),
+];
+
+/// The text that a Prometheus server scrapes.
+///
+/// # Errors
+/// Never with the instruments of this file; the encoder's signature allows it.
+pub fn render(snapshot: &Snapshot, version: &str) -> Result<String, fmt::Error> {
+    let mut instruments = Instruments { registry: Registry::with_prefix(PREFIX), names: BTreeSet::new() };
+    let build = Info::new(vec![("version", version.to_owned())]);
+    instruments.register("build", "The program that runs this node", build);
+    register_status(&mut instruments, &snapshot.view);
+    register_peers(&mut instruments, &snapshot.view.peers);
+    register_sessions(&mut instruments, &snapshot.view);
+    register_loop(&mut instruments, &snapshot.runtime);
+    register_counters(&mut instruments, &snapshot.view.counters);
+    let mut text = String::new();
+    encode(&mut text, &instruments.registry)?;
+    Ok(text)
+}
+
+fn register_status(instruments: &mut Instruments, view: &View) {
+    let status = &view.status;
+    instruments.register("ready", "1 if the node holds a valid SVID and a usable link", level(status.ready.into()));
+    instruments.register("authority", "1 if the node issues identities", level(status.is_authority.into()));
+    instruments.register("links_up", "Neighbours that can carry traffic", level(status.links_up as f64));
+    instruments.register("destinations_reachable", "Destinations that can be reached", level(status.reachable as f64));
+    instruments.register("destinations_known", "Destinations the node knows of", level(view.routes.len() as f64));
+    instruments.register("routing_epoch", "Routing epoch; grows with every boot", level(status.epoch.into()));
+    let svid_expiry = level(status.svid_not_after as f64);
+    instruments.register_with_unit("svid_expiry_timestamp", "End of the SVID's validity", Unit::Seconds, svid_expiry);
+    let svid_state = one_hot("state", &["valid", "renewing", "degraded", "critical", "expired"], &status.svid_state);
+    instruments.register("svid_state", "1 for the state the SVID is in", svid_state);
+    let uptime = level(status.uptime_ms as f64 / 1e3);
+    instruments.register_with_unit("uptime", "Time since the node started", Unit::Seconds, uptime);
+}
+
+fn register_peers(instruments: &mut Instruments, peers: &[PeerView]) {
+    let (up, rtt, loss, cost, silence) = (family(), family(), family(), family(), family());
+    for peer in peers.iter().take(PEERS_MAX) {
+        let labels = vec![("peer", peer.spiffe_id.to_string())];
+        up.get_or_create(&labels).set((peer.state == "up").into());
+        if let Some(rtt_us) = peer.rtt_us {
+            rtt.get_or_create(&labels).set(f64::from(rtt_us) / 1e6);
+        }
+        loss.get_or_create(&labels).set(f64::from(peer.loss_permille) / 1e3);
+        cost.get_or_create(&labels).set(f64::from(peer.cost_us) / 1e6);
+        silence.get_or_create(&labels).set(peer.heard_ms_ago as f64 / 1e3);
+    }
+    instruments.register("peer_up", "1 if the neighbour can carry traffic", up);
+    instruments.register_with_unit("peer_rtt", "Smallest round-trip time of the last 10 s", Unit::Seconds, rtt);
+    instruments.register_with_unit("peer_loss", "Share of packets lost", Unit::Other("ratio".into()), loss);
+    instruments.register_with_unit("peer_cost", "Cost of the link as expected delay", Unit::Seconds, cost);
+    instruments.register_with_unit("peer_silence", "Time since the neighbour was heard", Unit::Seconds, silence);
+}
+
+fn register_sessions(instruments: &mut Instruments, view: &View) {
+    let sessions = family();
+    for session in &view.sessions {
+        let labels = vec![("purpose", session.purpose.clone()), ("state", session.state.clone())];
+        sessions.get_or_create(&labels).inc_by(1.0);
+    }
+    instruments.register("sessions", "Sessions by purpose and state", sessions);
+}
+
+fn register_loop(instruments: &mut Instruments, stats: &LoopStats) {
+    for (name, help, value) in LOOP_COUNTERS {
+        instruments.register(name, help, counter(value(stats)));
+    }
+    let drops = Family::<Labels, Counter>::default();
+    for (reason, value) in UDP_DROPS {
+        drops.get_or_create(&vec![("reason", (*reason).to_owned())]).inc_by(value(stats));
+    }
+    instruments.register("udp_datagrams_dropped", "Datagrams dropped before they reached the wire", drops);
+    instruments.register("events_readers", "Readers of the event stream", level(stats.events_readers as f64));
+    instruments.register(
+        "stalled",
+        "1 if the node is held because its state cannot be saved",
+        level(stats.stalled.into()),
+    );
+    instruments.register(
+        "interface",
+        "1 if the host has an interface into the mesh",
+        level(stats.has_interface.into()),
+    );
+}
+
+/// The node names its counters itself; each appears as `x0t_<name>_total`, unless an instrument of this file has that name.
+fn register_counters(instruments: &mut Instruments, counters: &BTreeMap<String, u64>) {
+    for (name, value) in counters.iter().filter(|(name, _)| is_metric_name(name)).take(COUNTERS_MAX) {
+        if !instruments.names.contains(name) {
+            instruments.register(name, &format!("Counted by the node: {}", name.replace('_', " ")), counter(*value));
+        }
+    }
+}
+
+/// A registry that knows which names are taken: a scrape with one twice is refused as a whole.
+struct Instruments {
+    registry: Registry,
+    names: BTreeSet<String>,
+}
+
+impl Instruments {
+    fn register(&mut self, name: &str, help: &str, metric: impl Metric) {
+        self.names.insert(name.to_owned());
+        self.registry.register(name, help, metric);
+    }
+
+    fn register_with_unit(&mut self, name: &str, help: &str, unit: Unit, metric: impl Metric) {
+        self.names.insert(format!("{name}_{}", unit.as_str()));
+        self.registry.register_with_unit(name, help, unit, metric);
+    }
+}
+
+fn level(value: f64) -> Level {
+    let gauge = Level::default();
+    gauge.set(value);
+    gauge
+}
+
+fn counter(value: u64) -> Counter {
+    let counter = Counter::default();
+    counter.inc_by(value);
+    counter
+}
+
+fn family() -> Family<Labels, Level> {
+    Family::default()
+}
+
+fn one_hot(label: &'static str, values: &[&str], current: &str) -> Family<Labels, Level> {
+    let family = family();
+    for value in values {
+        family.get_or_create(&vec![(label, (*value).to_owned())]).set((*value == current).into());
+    }
+    family
+}
+
+/// OpenMetrics 1.0 section 4.1.2, without colons, which are for recording rules.
+fn is_metric_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}

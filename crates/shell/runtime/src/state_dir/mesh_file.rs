@@ -1,0 +1,69 @@
+//! `mesh.json`: the settings that a node starts with.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use x0t_model::TrustDomain;
+
+use crate::tun::TunMode;
+
+/// The settings that `x0t run` starts with. Written by `x0t up` and `x0t join`, readable and editable by people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshFile {
+    /// Version of this layout, [`MeshFile::VERSION`].
+    pub version: u32,
+    /// Whose trust the node lives in.
+    pub trust_domain: TrustDomain,
+    /// The node's name in it.
+    pub name: String,
+    /// UDP addresses to listen on, at most one for each address family.
+    pub listen: Vec<SocketAddr>,
+    /// Underlay addresses to keep links to.
+    #[serde(default)]
+    pub peers: Vec<SocketAddr>,
+    /// Underlay addresses that others are told; the listening ones if empty.
+    #[serde(default)]
+    pub advertise: Vec<SocketAddr>,
+    /// Where the live page, API and metrics are read; `null` for nowhere. The admin socket exists in any case.
+    pub http: Option<SocketAddr>,
+    /// Whether the host gets an interface into the mesh.
+    #[serde(default)]
+    pub tun: TunMode,
+    /// What that interface is called.
+    #[serde(default = "default_tun_name")]
+    pub tun_name: String,
+}
+
+impl MeshFile {
+    /// The layout this program writes and the newest it reads.
+    pub const VERSION: u32 = 1;
+    /// The port that nodes listen on if nothing else is said.
+    pub const DEFAULT_PORT: u16 = 4600;
+    /// Where the live page is served if nothing else is said.
+    pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+    /// All addresses of both families, on the default port.
+    pub const DEFAULT_LISTEN: [SocketAddr; 2] = [
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Self::DEFAULT_PORT),
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), Self::DEFAULT_PORT),
+    ];
+
+    /// The defaults for a node called `name`.
+    pub fn new(trust_domain: TrustDomain, name: impl Into<String>) -> Self {
+        Self {
+            version: Self::VERSION,
+            trust_domain,
+            name: name.into(),
+            listen: Self::DEFAULT_LISTEN.to_vec(),
+            peers: Vec::new(),
+            advertise: Vec::new(),
+            http: Some(Self::DEFAULT_HTTP),
+            tun: TunMode::default(),
+            tun_name: default_tun_name(),
+        }
+    }
+}
+
+fn default_tun_name() -> String {
+    crate::tun::DEFAULT_NAME.to_owned()
+}

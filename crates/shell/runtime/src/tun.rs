@@ -1,0 +1,174 @@
+//! The host's interface into the mesh.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use serde::{Deserialize, Serialize};
+use tun_rs::{AsyncDevice, DeviceBuilder};
+
+/// What the interface is called if nothing else is said.
+pub const DEFAULT_NAME: &str = "x0t0";
+/// The smallest MTU that IPv6 allows (RFC 8200 section 5), which with all headers around it still passes a 1400-byte underlay.
+pub const DEFAULT_MTU: u16 = 1280;
+
+/// Whether the host gets an interface into the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunMode {
+    /// If it may: with `CAP_NET_ADMIN` and `/dev/net/tun`. Otherwise say so once and go on without.
+    #[default]
+    Auto,
+    /// No. The mesh is still used by `x0t ping` and the like, and the node relays.
+    Off,
+    /// Yes, and fail if that is not possible.
+    Require,
+}
+
+/// What the interface looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunConfig {
+    /// Its name, at most 15 bytes (IFNAMSIZ).
+    pub name: String,
+    /// The node's overlay address.
+    pub address: Ipv6Addr,
+    /// Everything that lies behind the interface: network and prefix length.
+    pub network: (Ipv6Addr, u8),
+    /// The largest packet it takes.
+    pub mtu: u16,
+}
+
+/// Why there is no interface.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// No device.
+    #[error(
+        "cannot create the interface {name}; it needs /dev/net/tun and CAP_NET_ADMIN (run as root, or use --tun off)"
+    )]
+    Create {
+        /// The interface.
+        name: String,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A device, but no way to set it up.
+    #[error("cannot {step} the interface {name}")]
+    SetUp {
+        /// The interface.
+        name: String,
+        /// What failed.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// An interface that is up. It disappears when this value is dropped.
+pub struct Tun {
+    device: AsyncDevice,
+    name: String,
+}
+
+impl std::fmt::Debug for Tun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tun({})", self.name)
+    }
+}
+
+impl Tun {
+    /// Creates the interface and sets MTU, address and route.
+    ///
+    /// The address is a /128 and the network a route, so that the kernel neither resolves neighbours nor takes every address of the
+    /// network for its own.
+    ///
+    /// # Errors
+    /// [`TunError::Create`] without the right to do so, [`TunError::SetUp`] with the step that the kernel refused.
+    pub async fn open(config: &TunConfig) -> Result<Self, TunError> {
+        let name = config.name.clone();
+        let device = DeviceBuilder::new()
+            .name(&name)
+            .enable(false)
+            .build_async()
+            .map_err(|source| TunError::Create { name: name.clone(), source })?;
+        let index = device.if_index().map_err(|source| set_up_error(&name, "find", source))?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|source| set_up_error(&name, "open netlink for", source))?;
+        let connection = tokio::spawn(connection);
+        let done = set_up(&handle, index, config).await;
+        connection.abort();
+        done?;
+        Ok(Self { device, name })
+    }
+
+    /// As `mode` says: `Ok(None)` if there is to be none, or if there can be none and `Auto` allows that.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`] if the interface is required.
+    pub async fn open_as(mode: TunMode, config: &TunConfig) -> Result<Option<Self>, TunError> {
+        match mode {
+            TunMode::Off => Ok(None),
+            TunMode::Require => Self::open(config).await.map(Some),
+            TunMode::Auto => Ok(Self::open(config).await.map(Some).unwrap_or_else(|error| {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::info!(%error, cause, "going on without an interface into the mesh");
+                None
+            })),
+        }
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until [`Self::try_receive`] may have something. Cancel safe.
+    ///
+    /// # Errors
+    /// If the runtime is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.device.readable().await
+    }
+
+    /// The next packet that the host wants carried.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none; anything else means that the interface is gone.
+    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.device.try_recv(buffer)
+    }
+
+    /// Hands a packet to the host.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the host does not keep up, `EINVAL` for something that is no IP packet; the packet is then lost.
+    pub fn try_send(&self, packet: &[u8]) -> io::Result<()> {
+        self.device.try_send(packet).map(drop)
+    }
+}
+
+async fn set_up(handle: &Handle, index: u32, config: &TunConfig) -> Result<(), TunError> {
+    let failed = |step| move |source: rtnetlink::Error| set_up_error(&config.name, step, source);
+    let up = LinkUnspec::new_with_index(index).mtu(config.mtu.into()).up().build();
+    handle.link().change(up).execute().await.map_err(failed("bring up"))?;
+    let mut address = handle.address().add(index, IpAddr::V6(config.address), 128);
+    // Nobody else is on this link: without duplicate address detection (RFC 4862 section 5.4) the address is usable at once.
+    address.message_mut().header.flags.insert(AddressHeaderFlags::Nodad);
+    address.execute().await.map_err(failed("set the address of"))?;
+    let (network, prefix_length) = config.network;
+    let route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(network, prefix_length)
+        .output_interface(index)
+        .build();
+    handle.route().add(route).execute().await.map_err(failed("route the mesh to"))
+}
+
+fn set_up_error(
+    name: &str,
+    step: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> TunError {
+    TunError::SetUp { name: name.to_owned(), step, source: source.into() }
+}

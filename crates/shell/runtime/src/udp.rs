@@ -1,0 +1,382 @@
+//! The underlay: one UDP socket for each address family.
+//!
+//! Receives in batches, with the interface each datagram came by; a datagram that the kernel coalesced (GRO) is split again.
+//! Sends at once, or queues what the kernel cannot take yet. Addresses that the kernel says it cannot reach are collected.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Datagrams (or coalesced runs of them) taken from the kernel at once.
+const BATCH: usize = 16;
+/// The largest that the kernel coalesces into one buffer.
+const SLOT_BYTES: usize = 1 << 16;
+/// What is asked for; the kernel grants up to net.core.{r,w}mem_max. 4 MiB is 30 ms of traffic at 1 Gb/s.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Datagrams that wait for the kernel, for each family. Who sends is to look at [`UdpSockets::is_flushed`] first; this bounds those
+/// who do not.
+const QUEUE_MAX: usize = 64;
+/// Unreachable addresses remembered between two looks.
+const UNREACHABLE_MAX: usize = 256;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Nothing to listen on.
+    #[error("no UDP address to listen on")]
+    Nothing,
+    /// Two addresses of one family.
+    #[error("at most one UDP address for each of IPv4 and IPv6, but both {0} and {1} are given")]
+    TwoOfOneFamily(SocketAddr, SocketAddr),
+    /// Somebody else has it.
+    #[error("UDP port {} is in use on {}; is x0t running already? choose another with --listen", .0.port(), .0.ip())]
+    InUse(SocketAddr),
+    /// The operating system refused.
+    #[error("cannot listen on UDP {address}")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the sockets have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpStats {
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Bytes in them.
+    pub bytes_received: u64,
+    /// Datagrams handed to the kernel.
+    pub datagrams_sent: u64,
+    /// Bytes in them.
+    pub bytes_sent: u64,
+    /// Datagrams that had to wait for the kernel.
+    pub datagrams_queued: u64,
+    /// Datagrams dropped because too many waited.
+    pub datagrams_dropped_queue_full: u64,
+    /// Datagrams dropped because no socket of their address family is open.
+    pub datagrams_dropped_no_socket: u64,
+    /// Datagrams larger than the underlay takes.
+    pub datagrams_dropped_too_big: u64,
+    /// Datagrams that the kernel refused for any other reason.
+    pub datagrams_refused: u64,
+    /// ICMP errors about destinations.
+    pub icmp_errors: u64,
+    /// Errors while receiving.
+    pub receive_errors: u64,
+}
+
+/// The sockets of a node.
+#[derive(Debug)]
+pub struct UdpSockets {
+    v4: Option<Socket>,
+    v6: Option<Socket>,
+    unreachable: BTreeSet<SocketAddr>,
+    stats: UdpStats,
+}
+
+#[derive(Debug)]
+struct Socket {
+    io: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    queue: VecDeque<(SocketAddr, Vec<u8>)>,
+}
+
+impl UdpSockets {
+    /// Listens on `addresses`, at most one for each family. An unspecified IPv6 address on a host without IPv6 is left out as long
+    /// as another address is there.
+    ///
+    /// # Errors
+    /// `InUse` with the port, or what the operating system said.
+    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, BindError> {
+        let mut sockets = Self { v4: None, v6: None, unreachable: BTreeSet::new(), stats: UdpStats::default() };
+        for &address in addresses {
+            let optional = address.is_ipv6() && address.ip().is_unspecified() && addresses.len() > 1;
+            let place = if address.is_ipv4() { &mut sockets.v4 } else { &mut sockets.v6 };
+            if let Some(other) = place {
+                return Err(BindError::TwoOfOneFamily(other.local, address));
+            }
+            match Socket::bind(address) {
+                Ok(socket) => *place = Some(socket),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(BindError::InUse(address)),
+                Err(error) if optional && is_family_missing(&error) => {
+                    tracing::info!(%error, "this host has no IPv6; listening on IPv4 only");
+                }
+                Err(source) => return Err(BindError::Io { address, source }),
+            }
+        }
+        if sockets.v4.is_none() && sockets.v6.is_none() { Err(BindError::Nothing) } else { Ok(sockets) }
+    }
+
+    /// What the sockets are bound to.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.v4.iter().chain(&self.v6).map(|socket| socket.local).collect()
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> UdpStats {
+        self.stats
+    }
+
+    /// Waits until there is something for [`Self::receive`], be it an error. Cancel safe.
+    pub async fn readable(&self) {
+        const READ: Interest = Interest::READABLE.add(Interest::ERROR);
+        tokio::select! {
+            () = ready(self.v4.as_ref(), READ) => {}
+            () = ready(self.v6.as_ref(), READ) => {}
+        }
+    }
+
+    /// Waits until [`Self::flush`] can get rid of something; forever if nothing waits. Cancel safe.
+    pub async fn writable(&self) {
+        let waiting = |socket: &Option<Socket>| socket.as_ref().is_some_and(|socket| !socket.queue.is_empty());
+        tokio::select! {
+            () = ready(self.v4.as_ref(), Interest::WRITABLE), if waiting(&self.v4) => {}
+            () = ready(self.v6.as_ref(), Interest::WRITABLE), if waiting(&self.v6) => {}
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Takes what has arrived, at most one batch from each socket. Returns whether a batch was full, so that more is likely.
+    pub fn receive(&mut self, batch: &mut Batch) -> bool {
+        let mut full = false;
+        batch.filled = 0;
+        for socket in self.v4.iter().chain(&self.v6) {
+            let (before, room) = (batch.filled, BATCH);
+            socket.read_errors(&mut self.unreachable, &mut self.stats);
+            match socket.receive(batch) {
+                Ok(()) => full |= batch.filled - before == room,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A pending error of an earlier datagram; the error queue says which.
+                Err(_) => self.stats.receive_errors += 1,
+            }
+        }
+        for meta in &batch.meta[..batch.filled] {
+            self.stats.bytes_received += meta.len as u64;
+            self.stats.datagrams_received += meta.len.div_ceil(meta.stride.max(1)) as u64;
+        }
+        full
+    }
+
+    /// Sends, now or as soon as the kernel takes it.
+    pub fn send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        let place = if to.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+        let Some(socket) = place else {
+            self.stats.datagrams_dropped_no_socket += 1;
+            return note(&mut self.unreachable, to);
+        };
+        if socket.queue.is_empty() {
+            match socket.try_send(to, &bytes, &mut self.unreachable, &mut self.stats) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+        }
+        if socket.queue.len() < QUEUE_MAX {
+            socket.queue.push_back((to, bytes));
+            self.stats.datagrams_queued += 1;
+        } else {
+            self.stats.datagrams_dropped_queue_full += 1;
+        }
+    }
+
+    /// Sends what had to wait, as far as the kernel takes it.
+    pub fn flush(&mut self) {
+        for socket in self.v4.iter_mut().chain(&mut self.v6) {
+            while let Some((to, bytes)) = socket.queue.pop_front() {
+                match socket.try_send(to, &bytes, &mut self.unreachable, &mut self.stats) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        socket.queue.push_front((to, bytes));
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Whether nothing waits for the kernel.
+    pub fn is_flushed(&self) -> bool {
+        self.v4.iter().chain(&self.v6).all(|socket| socket.queue.is_empty())
+    }
+
+    /// Addresses that the kernel could not reach since the last look. A hint: anybody may forge an ICMP error.
+    pub fn take_unreachable(&mut self) -> BTreeSet<SocketAddr> {
+        std::mem::take(&mut self.unreachable)
+    }
+}
+
+async fn ready(socket: Option<&Socket>, interest: Interest) {
+    match socket {
+        // An error means that the runtime is shutting down; the loop ends by other means.
+        Some(socket) => drop(socket.io.ready(interest).await),
+        None => std::future::pending().await,
+    }
+}
+
+fn note(unreachable: &mut BTreeSet<SocketAddr>, to: SocketAddr) {
+    if unreachable.len() < UNREACHABLE_MAX {
+        unreachable.insert(to);
+    }
+}
+
+fn is_family_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+impl Socket {
+    fn bind(address: SocketAddr) -> io::Result<Self> {
+        let raw = RawSocket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            // IPv4 has a socket of its own, so that no peer ever appears under two addresses.
+            raw.set_only_v6(true)?;
+        }
+        raw.set_nonblocking(true)?;
+        raw.bind(&address.into())?;
+        let io = UdpSocket::from_std(raw.into())?;
+        let state = UdpSocketState::new((&io).into())?;
+        // Larger than the limit of an unprivileged process is no error: the kernel then grants what it can.
+        let _ = state.set_recv_buffer_size((&io).into(), SOCKET_BUFFER_BYTES);
+        let _ = state.set_send_buffer_size((&io).into(), SOCKET_BUFFER_BYTES);
+        // ICMP errors name the destination they are about, instead of surfacing at whatever is sent next.
+        state.enable_transport_errors((&io).into())?;
+        let local = io.local_addr()?;
+        Ok(Self { io, state, local, queue: VecDeque::new() })
+    }
+
+    fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+        let first = batch.filled;
+        let mut slots = batch.storage[first * SLOT_BYTES..].chunks_exact_mut(SLOT_BYTES);
+        let mut buffers: [IoSliceMut<'_>; BATCH] =
+            std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
+        let meta = &mut batch.meta[first..first + BATCH];
+        let count = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), &mut buffers, meta))?;
+        batch.filled += count;
+        Ok(())
+    }
+
+    fn try_send(
+        &self,
+        to: SocketAddr,
+        bytes: &[u8],
+        unreachable: &mut BTreeSet<SocketAddr>,
+        stats: &mut UdpStats,
+    ) -> io::Result<()> {
+        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: None };
+        let send_now = || self.state.try_send((&self.io).into(), &transmit);
+        let send = || match send_now() {
+            // Once more under the eyes of the runtime, so that `writable` waits for the kernel's word. Not at first: the runtime
+            // does not know yet that a new socket can be written to.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.io.try_io(Interest::WRITABLE, send_now),
+            sent => sent,
+        };
+        let mut sent = send();
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            // Not about this datagram: an ICMP error that arrived since. Reading the queue clears it.
+            self.read_errors_now(unreachable, stats);
+            sent = send();
+        }
+        match &sent {
+            Ok(()) => {
+                stats.datagrams_sent += 1;
+                stats.bytes_sent += bytes.len() as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if quinn_udp::is_msg_size_err(error) => stats.datagrams_dropped_too_big += 1,
+            Err(error) => {
+                tracing::debug!(%to, %error, "the kernel refused a datagram");
+                stats.datagrams_refused += 1;
+                note(unreachable, to);
+            }
+        }
+        sent
+    }
+
+    fn read_errors(&self, unreachable: &mut BTreeSet<SocketAddr>, stats: &mut UdpStats) {
+        // `try_io` forgets the readiness once the queue is empty and says `WouldBlock` if there is none: both are no errors.
+        let _ = self.io.try_io(Interest::ERROR, || {
+            self.read_errors_now(unreachable, stats);
+            Err::<(), _>(io::ErrorKind::WouldBlock.into())
+        });
+    }
+
+    fn read_errors_now(&self, unreachable: &mut BTreeSet<SocketAddr>, stats: &mut UdpStats) {
+        for _ in 0..UNREACHABLE_MAX {
+            let mut payload = [0; 1];
+            // The control message would say who reported it; the address of the message is the destination it is about.
+            let mut control = RecvAncillaryBuffer::default();
+            let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
+            let Ok(message) = recvmsg(&self.io, &mut [IoSliceMut::new(&mut payload)], &mut control, flags) else {
+                return;
+            };
+            stats.icmp_errors += 1;
+            if let Some(to) = message.address.and_then(|address| SocketAddr::try_from(address).ok()) {
+                note(unreachable, to);
+            }
+        }
+    }
+}
+
+/// Room for what one call takes from the kernel. The default has none: it stands in for a batch that is lent out.
+#[derive(Default)]
+pub struct Batch {
+    storage: Vec<u8>,
+    meta: Vec<RecvMeta>,
+    filled: usize,
+}
+
+impl Batch {
+    /// Room for one batch from each socket.
+    pub fn new() -> Self {
+        // Zeroed pages that nothing was received into cost no memory.
+        Self { storage: vec![0; 2 * BATCH * SLOT_BYTES], meta: vec![RecvMeta::default(); 2 * BATCH], filled: 0 }
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batch({} buffers)", self.filled)
+    }
+}
+
+/// One received datagram.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// Who the underlay says sent it.
+    pub from: SocketAddr,
+    /// Index of the interface it came by; 0 if unknown.
+    pub interface: u32,
+    /// Its bytes.
+    pub bytes: &'a mut [u8],
+}
+
+impl Batch {
+    /// Each datagram, in the order of arrival on its socket.
+    pub fn datagrams(&mut self) -> impl Iterator<Item = Received<'_>> {
+        let slots = self.storage.chunks_exact_mut(SLOT_BYTES);
+        self.meta[..self.filled].iter().zip(slots).flat_map(|(meta, slot)| {
+            let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
+            let bytes = &mut slot[..meta.len.min(SLOT_BYTES)];
+            bytes.chunks_mut(meta.stride.max(1)).map(move |bytes| Received { from, interface, bytes })
+        })
+    }
+}
+
+/// The flow label is no part of who sent it.
+fn canonical(mut address: SocketAddr) -> SocketAddr {
+    if let SocketAddr::V6(address) = &mut address {
+        address.set_flowinfo(0);
+    }
+    address
+}

@@ -1,0 +1,128 @@
+//! The underlay sockets on loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use x0t_runtime::udp::{Batch, BindError, UdpSockets};
+
+fn loopback(text: &str) -> UdpSockets {
+    UdpSockets::bind(&[text.parse().unwrap()]).unwrap()
+}
+
+/// Everything that arrives until `count` datagrams have, or five seconds have passed.
+async fn receive(udp: &mut UdpSockets, count: usize) -> Vec<(SocketAddr, u32, Vec<u8>)> {
+    let mut batch = Batch::new();
+    let mut received = Vec::new();
+    let all = async {
+        while received.len() < count {
+            udp.readable().await;
+            udp.receive(&mut batch);
+            received.extend(batch.datagrams().map(|got| (got.from, got.interface, got.bytes.to_vec())));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), all).await.expect("all arrive");
+    received
+}
+
+#[tokio::test]
+async fn a_burst_arrives_whole_in_order_and_with_the_interface_it_came_by() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (mut one, mut two) = (loopback(address), loopback(address));
+        let (from, to) = (one.local_addresses()[0], two.local_addresses()[0]);
+        let sent: Vec<Vec<u8>> = (0..100_u8).map(|n| vec![n; 1 + usize::from(n) * 13]).collect();
+        for bytes in &sent {
+            one.send(to, bytes.clone());
+        }
+        let received = receive(&mut two, sent.len()).await;
+        assert_eq!(received.iter().map(|(.., bytes)| bytes.clone()).collect::<Vec<_>>(), sent);
+        assert!(received.iter().all(|(sender, interface, _)| *sender == from && *interface == 1));
+        let stats = two.stats();
+        assert_eq!(stats.datagrams_received, 100);
+        assert_eq!(stats.bytes_received, sent.iter().map(|bytes| bytes.len() as u64).sum::<u64>());
+    }
+}
+
+#[tokio::test]
+async fn both_families_are_served_at_once() {
+    let mut both = UdpSockets::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
+    let [v4, v6] = both.local_addresses().try_into().unwrap();
+    loopback("127.0.0.1:0").send(v4, b"four".to_vec());
+    loopback("[::1]:0").send(v6, b"six".to_vec());
+    let received = receive(&mut both, 2).await;
+    let texts: BTreeSet<_> = received.iter().map(|(from, _, bytes)| (from.is_ipv6(), bytes.as_slice())).collect();
+    assert_eq!(texts, BTreeSet::from([(false, b"four".as_slice()), (true, b"six".as_slice())]));
+}
+
+#[tokio::test]
+async fn a_run_of_equal_datagrams_that_the_kernel_coalesced_is_split_again() {
+    let mut receiver = loopback("127.0.0.1:0");
+    let to = receiver.local_addresses()[0];
+    // One system call with segmentation offload; on loopback the run arrives coalesced if the kernel can do that.
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let state = quinn_udp::UdpSocketState::new((&sender).into()).unwrap();
+    if state.max_gso_segments() < 5 {
+        return eprintln!("skipped: needs UDP segmentation offload");
+    }
+    let contents: Vec<u8> = (0..5_u8).flat_map(|n| vec![n; 1000]).take(4500).collect();
+    let transmit =
+        quinn_udp::Transmit { destination: to, ecn: None, contents: &contents, segment_size: Some(1000), src_ip: None };
+    state.try_send((&sender).into(), &transmit).unwrap();
+    let received = receive(&mut receiver, 5).await;
+    let lengths: Vec<_> = received.iter().map(|(.., bytes)| (bytes[0], bytes.len())).collect();
+    assert_eq!(lengths, [(0, 1000), (1, 1000), (2, 1000), (3, 1000), (4, 500)]);
+    assert_eq!(receiver.stats().datagrams_received, 5);
+}
+
+#[tokio::test]
+async fn an_unreachable_port_is_named_and_other_destinations_are_not_disturbed() {
+    let mut one = loopback("127.0.0.1:0");
+    let mut two = loopback("127.0.0.1:0");
+    let open = two.local_addresses()[0];
+    let closed = loopback("127.0.0.1:0").local_addresses()[0];
+    one.send(closed, b"anybody?".to_vec());
+    // The error of the first may surface at the second, which is sent nevertheless.
+    one.send(open, b"hello".to_vec());
+    assert_eq!(receive(&mut two, 1).await[0].2, b"hello");
+    let mut unreachable = one.take_unreachable();
+    let mut batch = Batch::new();
+    while unreachable.is_empty() {
+        tokio::time::timeout(Duration::from_secs(5), one.readable()).await.unwrap();
+        one.receive(&mut batch);
+        unreachable = one.take_unreachable();
+    }
+    assert_eq!(unreachable, BTreeSet::from([closed]));
+    // Nothing is left over: the next wait is a real one.
+    assert!(tokio::time::timeout(Duration::from_millis(50), one.readable()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_datagram_larger_than_udp_carries_is_counted_and_forgotten() {
+    let mut one = loopback("127.0.0.1:0");
+    let mut two = loopback("127.0.0.1:0");
+    let to = two.local_addresses()[0];
+    one.send(to, vec![0; 70_000]);
+    one.send(to, b"small".to_vec());
+    assert_eq!(receive(&mut two, 1).await[0].2, b"small");
+    assert_eq!(one.stats().datagrams_dropped_too_big, 1);
+    assert!(one.take_unreachable().is_empty());
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_flag_that_helps() {
+    let taken = loopback("127.0.0.1:0");
+    let address = taken.local_addresses()[0];
+    let error = UdpSockets::bind(&[address]).unwrap_err();
+    assert!(matches!(error, BindError::InUse(named) if named == address));
+    let text = error.to_string();
+    assert!(text.contains(&address.port().to_string()) && text.contains("--listen"), "{text}");
+}
+
+#[tokio::test]
+async fn at_most_one_address_for_each_family() {
+    let addresses = ["127.0.0.1:0".parse().unwrap(), "127.0.0.2:0".parse().unwrap()];
+    assert!(matches!(UdpSockets::bind(&addresses), Err(BindError::TwoOfOneFamily(..))));
+    assert!(matches!(UdpSockets::bind(&[]), Err(BindError::Nothing)));
+}

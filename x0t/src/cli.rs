@@ -1,0 +1,330 @@
+//! The command line: what may be asked, with which flags. Nothing is done here.
+
+mod environment;
+mod parse;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use x0t_model::TrustDomain;
+
+use crate::demo::DemoArgs;
+
+pub use environment::{default_state_dir, no_color};
+pub use parse::{Endpoint, HttpSetting, NodeName, TunSetting};
+
+/// What `x0t --help` lists: the commands in the order in which a person meets them.
+/// A test holds this list against the commands that exist.
+const COMMANDS: &str = "\
+Build a mesh:
+  up          Start this node; the first time, create a new mesh
+  join        Join a mesh with a token, then start this node
+  token       Create the single-use tokens that let nodes join
+  down        Say goodbye to the neighbours and stop this node
+  run         Run the node in the foreground (systemd, containers)
+
+Look at it:
+  status      This node: identity, links, readiness
+  peers       Its neighbours
+  routes      Every node it can reach, and through whom
+  sessions    Its encrypted sessions
+  ping        Time an echo through the mesh
+  trace       Show which nodes a packet passes
+  events      What happens to this node, as it happens
+
+Change it:
+  peer        Add or remove an underlay address to keep a link to
+
+Help yourself:
+  doctor      Check this host and this node, with a next step for each finding
+  demo        Run a small mesh on this host and watch it heal
+  completion  Print a completion script for your shell
+  version     Print the version";
+
+const TEMPLATE: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+{before-help}Options:
+{options}{after-help}";
+
+const EXAMPLES: &str = "\
+Examples:
+  first host$   x0t up                    # prints a line for the second host
+  second host$  x0t join x0t1.…
+  any host$     x0t ping NAME
+
+Exit codes: 0 ok, 1 error, 2 usage or no match, 3 degraded, 4 daemon unreachable, 5 timeout, 6 denied.";
+
+/// x0tta6bl4: a self-healing, zero-trust mesh network.
+#[derive(Debug, Parser)]
+#[command(name = "x0t", version, help_template = TEMPLATE, before_help = COMMANDS, after_help = EXAMPLES)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Action,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where the node keeps its identity and settings [default: /var/lib/x0t as root, else ~/.local/state/x0t].
+    #[arg(long, global = true, env = "X0T_STATE_DIR", value_name = "DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more, on standard error; twice for still more.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Which log records to keep, as in `info,x0t_routing=debug`.
+    #[arg(long, global = true, env = "X0T_LOG", value_name = "FILTER", hide_short_help = true)]
+    pub log: Option<String>,
+    /// How log records look.
+    #[arg(long, global = true, env = "X0T_LOG_FORMAT", value_enum, default_value_t, hide_short_help = true)]
+    pub log_format: LogFormat,
+    /// When to use colours.
+    #[arg(
+        long,
+        global = true,
+        env = "X0T_COLOR",
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_short_help = true
+    )]
+    pub color: ColorChoice,
+    /// Stop as if told to when standard input ends: a node that a program has started does not outlive it.
+    #[arg(long, global = true, hide = true)]
+    pub stop_on_stdin_eof: bool,
+}
+
+impl Global {
+    /// The state directory that is meant.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(default_state_dir)
+    }
+}
+
+/// How log records look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object for each record.
+    Json,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What is asked.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Start this node. The first time, create a new mesh with this node as its authority.
+    ///
+    /// Prints a line for the next host. Settings given here are kept and used by later starts.
+    Up(UpArgs),
+    /// Join a mesh with a token from `x0t token create`, then start this node.
+    Join(JoinArgs),
+    /// The single-use tokens that let nodes join.
+    #[command(subcommand)]
+    Token(TokenAction),
+    /// Say goodbye to the neighbours and stop this node. What it knows is kept; `x0t up` starts it again.
+    Down,
+    /// Run the node in the foreground until it is told to stop. What systemd and containers start.
+    Run(RunArgs),
+    /// This node: identity, links, readiness. Exit code 0 if it is ready, 3 if not, 4 if it does not run.
+    Status,
+    /// The neighbours of this node.
+    Peers,
+    /// Every node that can be reached, and through whom.
+    Routes,
+    /// The encrypted sessions of this node, with neighbours and end to end.
+    Sessions,
+    /// Time an echo through the mesh, sealed end to end. Needs no root and no TUN device.
+    Ping(PingArgs),
+    /// Show which nodes a packet passes on its way, and how far away each is.
+    Trace(TraceArgs),
+    /// What happens to this node, as it happens: links, routes, identities.
+    Events,
+    /// Underlay addresses to keep a link to.
+    #[command(subcommand)]
+    Peer(PeerAction),
+    /// Check this host and this node; each finding comes with a next step. Exit code 3 if something is wrong.
+    Doctor,
+    /// Run a small mesh on this host, break it, and watch it heal. Needs no root and no network.
+    Demo(DemoArgs),
+    /// Print a completion script: `x0t completion bash > /etc/bash_completion.d/x0t`.
+    Completion(CompletionArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Settings of the node. Given to `up` and `join` they are kept.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Node")]
+pub struct NodeArgs {
+    /// UDP address to listen on; may be repeated [default: 0.0.0.0:4600 and [::]:4600].
+    #[arg(long, env = "X0T_LISTEN", value_name = "ADDR", value_delimiter = ',', value_parser = parse::socket_address)]
+    pub listen: Vec<SocketAddr>,
+    /// Address at which others reach this node; may be repeated [default: those of its interfaces].
+    #[arg(long, env = "X0T_ADVERTISE", value_name = "ADDR", value_delimiter = ',')]
+    pub advertise: Vec<Endpoint>,
+    /// Underlay address to keep a link to; may be repeated.
+    #[arg(long = "peer", env = "X0T_PEERS", value_name = "ADDR", value_delimiter = ',')]
+    pub peers: Vec<Endpoint>,
+    /// Where the live page, metrics and API are served, or `off` [default: 127.0.0.1:8080].
+    #[arg(long, env = "X0T_HTTP", value_name = "ADDR|off")]
+    pub http: Option<HttpSetting>,
+    /// The TUN device: `auto` uses one if allowed to, `require` fails without, or give its name [default: auto].
+    #[arg(long, env = "X0T_TUN", value_name = "auto|off|require|NAME")]
+    pub tun: Option<TunSetting>,
+}
+
+/// `x0t up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Name of this node in the mesh [default: the host's name].
+    #[arg(long, env = "X0T_NAME", value_name = "NAME")]
+    pub name: Option<NodeName>,
+    /// Name of the new mesh, a SPIFFE trust domain [default: a fresh one, as in mesh-k7q2m4xw.internal].
+    #[arg(long, env = "X0T_TRUST_DOMAIN", value_name = "DOMAIN")]
+    pub trust_domain: Option<TrustDomain>,
+    /// How long the identities that the new mesh issues are valid [default: 1h].
+    #[arg(long, env = "X0T_SVID_TTL", value_name = "DURATION", value_parser = parse::svid_ttl)]
+    pub svid_ttl: Option<Duration>,
+    /// Stay in the foreground.
+    #[arg(long)]
+    pub foreground: bool,
+    /// How long to wait until the node is ready.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse::duration)]
+    pub wait: Duration,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `x0t join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The token, or `-` to read it from standard input, which keeps it out of the process list.
+    #[arg(env = "X0T_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: String,
+    /// Name of this node in the mesh [default: the one the token is for, else the host's name].
+    #[arg(long, env = "X0T_NAME", value_name = "NAME")]
+    pub name: Option<NodeName>,
+    /// Address to try in place of the token's, of the authority or of any member; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    pub via: Vec<Endpoint>,
+    /// Stay in the foreground.
+    #[arg(long)]
+    pub foreground: bool,
+    /// How long to wait until the node is ready, once it has joined.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse::duration)]
+    pub wait: Duration,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `x0t run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Leave the terminal's session and write the log to the state directory; how `x0t up` starts it.
+    #[arg(long, hide = true)]
+    pub detached: bool,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `x0t token …`.
+#[derive(Debug, Subcommand)]
+pub enum TokenAction {
+    /// Create a token for one node. Only the mesh's authority can.
+    Create(TokenCreateArgs),
+}
+
+/// `x0t token create`.
+#[derive(Debug, Args)]
+pub struct TokenCreateArgs {
+    /// Only a node of this name may use it [default: any free name].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<NodeName>,
+    /// How long it can be used.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse::token_ttl)]
+    pub ttl: Duration,
+    /// Address the new node should try; may be repeated [default: those this node advertises].
+    #[arg(long = "address", value_name = "ADDR")]
+    pub addresses: Vec<Endpoint>,
+}
+
+/// `x0t ping`.
+#[derive(Clone, Debug, Args)]
+pub struct PingArgs {
+    /// A node's name, SPIFFE ID or node id.
+    pub node: String,
+    /// Stop after this many [default: until interrupted].
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: Option<u32>,
+    /// Time between two, in seconds or as in 200ms.
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = parse::interval)]
+    pub interval: Duration,
+    /// Bytes of padding.
+    #[arg(short, long, value_name = "BYTES", default_value_t = 56, value_parser = clap::value_parser!(u16).range(0..=1200))]
+    pub size: u16,
+    /// How long to wait for each answer, in seconds or as in 200ms.
+    #[arg(short = 'W', long, value_name = "SECONDS", default_value = "2", value_parser = parse::interval)]
+    pub timeout: Duration,
+}
+
+/// `x0t trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// A node's name, SPIFFE ID or node id.
+    pub node: String,
+    /// How long to wait for each hop, in seconds or as in 200ms.
+    #[arg(short = 'W', long, value_name = "SECONDS", default_value = "2", value_parser = parse::interval)]
+    pub timeout: Duration,
+}
+
+/// `x0t peer …`.
+#[derive(Debug, Subcommand)]
+pub enum PeerAction {
+    /// Keep a link to this underlay address, from now on and after each start.
+    Add(PeerArgs),
+    /// Close the link to this underlay address and do not dial it again.
+    #[command(visible_alias = "rm")]
+    Remove(PeerArgs),
+}
+
+/// `x0t peer add`, `x0t peer remove`.
+#[derive(Debug, Args)]
+pub struct PeerArgs {
+    /// As in 192.0.2.7, 192.0.2.7:4600, [2001:db8::7]:4600 or host.example:4600.
+    #[arg(value_name = "ADDR")]
+    pub address: Endpoint,
+}
+
+/// `x0t completion`.
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// Which shell.
+    pub shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests;

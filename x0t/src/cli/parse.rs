@@ -1,0 +1,361 @@
+//! Text from the command line into values, once. Each error says what would have been right.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The UDP port of x0t where none is given.
+pub const DEFAULT_PORT: u16 = 4600;
+/// The longest name of a node: the length of a DNS label (RFC 1035, section 2.3.4), so that names can become host names.
+const NODE_NAME_LEN_MAX: usize = 63;
+/// An interface name's limit in Linux, IFNAMSIZ without the final NUL.
+const INTERFACE_NAME_LEN_MAX: usize = 15;
+/// Below this an identity would be renewed more often than a slow host can.
+const SVID_TTL_MIN: Duration = Duration::from_secs(10);
+/// Beyond this an identity is no longer short-lived: it would outlive the notice of its theft.
+const SVID_TTL_MAX: Duration = Duration::from_hours(7 * 24);
+/// A token is a secret that lies around in chats and scripts.
+const TOKEN_TTL_MAX: Duration = Duration::from_hours(30 * 24);
+/// More often would only measure the queue.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+const INTERVAL_MAX: Duration = Duration::from_hours(1);
+
+/// The name of a node: the last segment of its SPIFFE ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeName(String);
+
+impl NodeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A host's name made fit to be a node's: its first label in lower case, whatever is not allowed as a dash.
+    pub fn from_host_name(host: &str) -> Self {
+        let label = host.trim().split('.').next().unwrap_or_default().to_ascii_lowercase();
+        let mapped: String = label.chars().map(|c| if is_name_char(c) { c } else { '-' }).collect();
+        let name: String = mapped.trim_matches(['-', '_']).chars().take(NODE_NAME_LEN_MAX).collect();
+        let name = name.trim_end_matches(['-', '_']);
+        Self(if name.is_empty() || name == "localhost" { "node".to_owned() } else { name.to_owned() })
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sane = text.len() <= NODE_NAME_LEN_MAX
+            && text.chars().all(|c| is_name_char(c) || c == '.')
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+        if sane {
+            return Ok(Self(text.to_owned()));
+        }
+        let suggestion = Self::from_host_name(text);
+        Err(format!("a node's name is 1 to 63 of a-z, 0-9, '-', '_' and '.': try `{suggestion}`"))
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Upper case is left out although SPIFFE allows it: `Web` and `web` would be two nodes that look like one.
+const fn is_name_char(c: char) -> bool {
+    matches!(c, 'a'..='z' | '0'..='9' | '-' | '_')
+}
+
+/// An underlay address as a person writes it: an IP address or a host name, with or without a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    host: Host,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl Endpoint {
+    /// The socket addresses it stands for. A name is looked up, once: what is kept is what it meant then.
+    pub fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
+        match &self.host {
+            Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, self.port)]),
+            Host::Name(name) => Ok((name.as_str(), self.port).to_socket_addrs()?.collect()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: Host::Ip(address.ip()), port: address.port() }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return match address.port() {
+                0 => Err("port 0 cannot be reached: give the port the other node listens on".to_owned()),
+                _ => Ok(address.into()),
+            };
+        }
+        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Self { host: Host::Ip(ip), port: DEFAULT_PORT });
+        }
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) => (name, port.parse().ok().filter(|port| *port != 0)),
+            None => (text, Some(DEFAULT_PORT)),
+        };
+        let is_name = !name.is_empty()
+            && name.len() <= 253
+            && name.split('.').all(|label| !label.is_empty() && !label.starts_with('-'))
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+            // A dotted quad that is no IP address, as in 10.0.0.256, is a mistake and no name.
+            && !name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        match (is_name, port) {
+            (true, Some(port)) => Ok(Self { host: Host::Name(name.to_owned()), port }),
+            _ => {
+                Err("an address looks like 192.0.2.7, 192.0.2.7:4600, [2001:db8::7]:4600 or host.example:4600"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// A socket address to listen on: an IP address, with [`DEFAULT_PORT`] unless it names another.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let bare =
+        || text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
+    text.parse()
+        .or_else(|_| bare())
+        .map_err(|_| "an address to listen on looks like 0.0.0.0:4600 or [::]:4600".to_owned())
+}
+
+/// Where HTTP is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpSetting {
+    /// Nowhere.
+    Off,
+    /// On this TCP address.
+    On(SocketAddr),
+}
+
+impl HttpSetting {
+    /// The address, if there is one.
+    pub const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::On(address) => Some(address),
+        }
+    }
+}
+
+impl FromStr for HttpSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::On).map_err(|_| "it is `off` or an address as in 127.0.0.1:8080".to_owned())
+    }
+}
+
+/// What to do about the TUN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunSetting {
+    /// Use one if that is allowed here.
+    Auto,
+    /// Do without.
+    Off,
+    /// Fail without.
+    Require,
+    /// Fail without, and give it this name.
+    Named(String),
+}
+
+impl FromStr for TunSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "require" => Ok(Self::Require),
+            name if (1..=INTERFACE_NAME_LEN_MAX).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+                && name.starts_with(|c: char| c.is_ascii_alphabetic()) =>
+            {
+                Ok(Self::Named(name.to_owned()))
+            }
+            _ => Err("it is `auto`, `off`, `require` or the name of an interface, at most 15 characters".to_owned()),
+        }
+    }
+}
+
+/// A span of time as in `90s`, `5m`, `1h30m`, `7d` or `250ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let malformed = || "a duration looks like 250ms, 30s, 5m, 1h30m or 7d".to_owned();
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, after) = rest.split_at(digits);
+        let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let (unit, after) = after.split_at(letters);
+        let number: u32 = number.parse().map_err(|_| malformed())?;
+        let unit = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            "d" => Duration::from_hours(24),
+            _ => return Err(malformed()),
+        };
+        total = unit.checked_mul(number).and_then(|part| total.checked_add(part)).ok_or_else(malformed)?;
+        rest = after;
+    }
+    if total.is_zero() { Err(malformed()) } else { Ok(total) }
+}
+
+/// Seconds with a decimal point, as in ping(8), or a [`duration`].
+pub fn interval(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<f64>() {
+        Ok(seconds) => {
+            Duration::try_from_secs_f64(seconds).map_err(|_| "it is a number of seconds, as in 0.5".to_owned())?
+        }
+        Err(_) => duration(text)?,
+    };
+    within(parsed, INTERVAL_MIN, INTERVAL_MAX, "between 1ms and 1h")
+}
+
+/// How long a token is valid.
+pub fn token_ttl(text: &str) -> Result<Duration, String> {
+    within(duration(text)?, Duration::from_secs(1), TOKEN_TTL_MAX, "between 1s and 30d")
+}
+
+/// How long an SVID is valid.
+pub fn svid_ttl(text: &str) -> Result<Duration, String> {
+    within(duration(text)?, SVID_TTL_MIN, SVID_TTL_MAX, "between 10s and 7d")
+}
+
+fn within(value: Duration, min: Duration, max: Duration, allowed: &str) -> Result<Duration, String> {
+    if (min..=max).contains(&value) { Ok(value) } else { Err(format!("it must be {allowed}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_numbers_with_units() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("7d", 604_800)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "0s", "5", "h", "5 m", "1.5h", "-5s", "99999999999s", "5m!", "١s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ping_takes_seconds_with_a_point_and_durations() {
+        assert_eq!(interval("0.2"), Ok(Duration::from_millis(200)));
+        assert_eq!(interval("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(interval("1"), Ok(Duration::from_secs(1)));
+        for text in ["0", "-1", "NaN", "inf", "1e99", "2h", "x"] {
+            assert!(interval(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lives_of_tokens_and_identities_have_bounds() {
+        assert!(token_ttl("31d").is_err() && token_ttl("500ms").is_err());
+        assert!(svid_ttl("9s").is_err() && svid_ttl("8d").is_err());
+        assert_eq!(svid_ttl("10s"), Ok(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_port_may_be_left_out_of_an_address() {
+        for (text, canonical) in [
+            ("192.0.2.7", "192.0.2.7:4600"),
+            ("192.0.2.7:99", "192.0.2.7:99"),
+            ("2001:db8::7", "[2001:db8::7]:4600"),
+            ("[2001:db8::7]", "[2001:db8::7]:4600"),
+            ("[2001:db8::7]:99", "[2001:db8::7]:99"),
+            ("host.example", "host.example:4600"),
+            ("host:99", "host:99"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(canonical.to_owned()), "{text}");
+        }
+        assert_eq!("127.0.0.1:7".parse::<Endpoint>().unwrap().resolve().unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in ["", ":4600", "host:", "host:0", "10.0.0.256", "a b", "host:70000", "192.0.2.7:0", "a..b", "-x"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listening_address_is_numeric() {
+        assert_eq!(socket_address("0.0.0.0"), Ok("0.0.0.0:4600".parse().unwrap()));
+        assert_eq!(socket_address("[::]"), Ok("[::]:4600".parse().unwrap()));
+        assert_eq!(socket_address("127.0.0.1:0"), Ok("127.0.0.1:0".parse().unwrap()));
+        assert!(socket_address("host:4600").is_err());
+    }
+
+    #[test]
+    fn a_host_name_becomes_a_node_name() {
+        for (host, name) in [
+            ("alpha", "alpha"),
+            ("Alpha.Example.ORG\n", "alpha"),
+            ("john's mac", "john-s-mac"),
+            ("--x--", "x"),
+            ("", "node"),
+            ("localhost", "node"),
+            ("€€€", "node"),
+        ] {
+            assert_eq!(NodeName::from_host_name(host).as_str(), name, "{host}");
+        }
+        let longest = NodeName::from_host_name(&"a".repeat(200));
+        assert_eq!(longest.as_str().len(), NODE_NAME_LEN_MAX);
+    }
+
+    #[test]
+    fn a_name_is_taken_as_given_or_refused_with_a_suggestion() {
+        assert!("web-1.eu".parse::<NodeName>().is_ok());
+        for text in ["", "Web", "a/b", "..", "-a", "a-", "a b", &"a".repeat(64)] {
+            assert!(text.parse::<NodeName>().is_err(), "{text}");
+        }
+        assert!("Web 1".parse::<NodeName>().unwrap_err().contains("`web-1`"));
+    }
+
+    #[test]
+    fn http_is_off_or_somewhere_and_tun_is_a_mode_or_a_name() {
+        assert_eq!("off".parse(), Ok(HttpSetting::Off));
+        assert_eq!("127.0.0.1:1".parse(), Ok(HttpSetting::On("127.0.0.1:1".parse().unwrap())));
+        assert!("8080".parse::<HttpSetting>().is_err());
+        assert_eq!("require".parse(), Ok(TunSetting::Require));
+        assert_eq!("x0t7".parse(), Ok(TunSetting::Named("x0t7".to_owned())));
+        assert!("a/b".parse::<TunSetting>().is_err() && "interface-too-long".parse::<TunSetting>().is_err());
+    }
+}

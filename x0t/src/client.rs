@@ -1,0 +1,96 @@
+//! Questions to the daemon, with errors that say what to do.
+
+use std::path::{Path, PathBuf};
+
+use x0t_node::{Command, PeerView, Reply, RouteView, SessionView, StatusView};
+use x0t_runtime::admin_client::{AdminClient, AdminError, Events};
+use x0t_runtime::state_dir::StateDir;
+
+use crate::exit::{Exit, Failure};
+use crate::output::Names;
+use crate::start::state_dir_failure;
+
+/// Asks the daemon of one state directory.
+#[derive(Clone, Debug)]
+pub struct Client {
+    state_dir: PathBuf,
+    admin: AdminClient,
+}
+
+impl Client {
+    /// For the node of `state_dir`, whether it runs or not.
+    pub fn new(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned(), admin: AdminClient::new(state_dir) }
+    }
+
+    /// The node itself.
+    pub async fn status(&self) -> Result<StatusView, Failure> {
+        self.admin.status().await.map_err(|error| self.failure(error))
+    }
+
+    /// Its neighbours.
+    pub async fn peers(&self) -> Result<Vec<PeerView>, Failure> {
+        self.admin.peers().await.map_err(|error| self.failure(error))
+    }
+
+    /// The nodes it knows.
+    pub async fn routes(&self) -> Result<Vec<RouteView>, Failure> {
+        self.admin.routes().await.map_err(|error| self.failure(error))
+    }
+
+    /// Its sessions.
+    pub async fn sessions(&self) -> Result<Vec<SessionView>, Failure> {
+        self.admin.sessions().await.map_err(|error| self.failure(error))
+    }
+
+    /// What the nodes that it knows are called.
+    pub async fn names(&self) -> Result<Names, Failure> {
+        let (status, peers, routes) = (self.status().await?, self.peers().await?, self.routes().await?);
+        Ok(Names::known(&status, &peers, &routes))
+    }
+
+    /// Its news from this moment on.
+    pub async fn events(&self) -> Result<Events, Failure> {
+        self.admin.events().await.map_err(|error| self.failure(error))
+    }
+
+    /// Has it do something.
+    pub async fn command(&self, command: Command) -> Result<Reply, Failure> {
+        self.admin.command(command).await.map_err(|error| self.failure(error))
+    }
+
+    fn failure(&self, error: AdminError) -> Failure {
+        match error {
+            AdminError::DaemonUnreachable { .. } => self.unreachable(),
+            AdminError::Denied { .. } => Failure::new(Exit::Denied, "the daemon does not talk to this user")
+                .next("run this as the user that runs the node, or as root"),
+            AdminError::TimedOut(_) => Failure::new(Exit::Timeout, "the daemon does not answer")
+                .because(error)
+                .next(format!("see {}", crate::daemon::log_path(&self.state_dir).display())),
+            AdminError::Failed { status, text } => {
+                Failure::new(Exit::Error, format!("the daemon cannot do this: {text} (HTTP {status})"))
+                    .next(format!("see {}", crate::daemon::log_path(&self.state_dir).display()))
+            }
+            other => Failure::new(Exit::Error, "the daemon's answer cannot be understood")
+                .because(other)
+                .next("if x0t was upgraded, restart the daemon: `x0t down`, then `x0t up`"),
+        }
+    }
+
+    /// Nobody listens: because there is no node, because it may not be looked at, or because it does not run.
+    fn unreachable(&self) -> Failure {
+        match StateDir::inspect(&self.state_dir) {
+            Ok(mesh) => Failure::new(Exit::DaemonUnreachable, format!("node {} is not running", mesh.name))
+                .next("start it with `x0t up`"),
+            Err(error) => state_dir_failure(error).with_exit(Exit::DaemonUnreachable),
+        }
+    }
+}
+
+/// A reply that does not belong to the command: the daemon is of another version.
+pub fn unexpected(reply: &Reply) -> anyhow::Error {
+    Failure::new(Exit::Error, "the daemon answered something else than was asked")
+        .because(format!("{reply:?}"))
+        .next("if x0t was upgraded, restart the daemon: `x0t down`, then `x0t up`")
+        .into()
+}

@@ -1,0 +1,175 @@
+//! `x0t up`: start the node of this host; the first time, create a mesh for it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use x0t_node::StatusView;
+use x0t_runtime::clock::Clock;
+use x0t_runtime::state_dir::{MeshFile, StateDir, StateDirError};
+
+use super::Context;
+use super::token::{self, Token, valid_for};
+use crate::cli::{TokenCreateArgs, UpArgs};
+use crate::daemon::{Starting, until_ready};
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Progress, Style};
+use crate::{host, settings, start};
+
+/// How long the token works that is printed for the next host.
+const FIRST_TOKEN_TTL: Duration = Duration::from_hours(1);
+
+/// What `up` and `join` print.
+#[derive(Serialize)]
+pub struct Up {
+    /// Whether the mesh was created by this command.
+    pub created: bool,
+    /// Whether the node ran already.
+    pub was_running: bool,
+    /// The node.
+    pub status: StatusView,
+    /// The live page, if there is one.
+    pub page: Option<String>,
+    /// For the next host, if the mesh was created by this command.
+    pub token: Option<Token>,
+}
+
+pub async fn run(context: &Context, args: UpArgs) -> anyhow::Result<Exit> {
+    let created = match StateDir::inspect(&context.state_dir) {
+        Err(StateDirError::NotInitialised { .. }) => create(context, &args)?,
+        Err(error) => return Err(start::state_dir_failure(error).into()),
+        Ok(mesh) => {
+            check_same(context, &args, &mesh)?;
+            if let Ok(status) = context.client().status().await {
+                return already_running(context, &args, status);
+            }
+            let mut dir = start::open(&context.state_dir)?;
+            if settings::has_settings(&args.node) {
+                dir.write_mesh(&settings::with_settings(mesh, &args.node)?).map_err(start::state_dir_failure)?;
+            }
+            false
+        }
+    };
+    if args.foreground {
+        foreground(context, args.wait, created).await
+    } else {
+        launch(context, args.wait, created).await
+    }
+}
+
+/// Starts the daemon, waits for it, and prints what there is to know.
+pub async fn launch(context: &Context, patience: Duration, created: bool) -> anyhow::Result<Exit> {
+    let progress = Progress::new("starting the node");
+    let started = Starting::spawn(context)?.wait(context, patience).await;
+    progress.finish();
+    announce(context, started?, created).await
+}
+
+/// Runs the node in this process; tells about it once it is up.
+pub async fn foreground(context: &Context, patience: Duration, created: bool) -> anyhow::Result<Exit> {
+    let dir = start::open(&context.state_dir)?;
+    let mesh = dir.mesh().clone();
+    let mut node = std::pin::pin!(start::run(dir, mesh));
+    let told = async {
+        let status = until_ready(context, patience).await?;
+        announce(context, status, created).await
+    };
+    tokio::select! {
+        ended = &mut node => ended?,
+        told = told => {
+            // The node is what was asked for; that nobody could be told of it does not stop it.
+            if let Err(error) = told {
+                context.out.warn(format!("{error:#}"));
+            }
+            node.await?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
+    let name = args.name.clone().unwrap_or_else(host::node_name);
+    let trust_domain = args.trust_domain.clone().map_or_else(start::fresh_trust_domain, Ok)?;
+    let mesh = settings::with_settings(MeshFile::new(trust_domain.clone(), name.as_str()), &args.node)?;
+    // What keeps the node from starting is found before anything is made of it.
+    start::check_ports(&mesh)?;
+    let records = start::new_mesh(&trust_domain, &name, args.svid_ttl)?;
+    StateDir::create(&context.state_dir, &mesh, &records).map_err(start::state_dir_failure)?;
+    Ok(true)
+}
+
+/// A node's name and mesh are in its certificate: they cannot be changed by a flag.
+fn check_same(context: &Context, args: &UpArgs, mesh: &MeshFile) -> Result<(), Failure> {
+    if let Some(wanted) = args.trust_domain.clone().filter(|wanted| *wanted != mesh.trust_domain) {
+        let (path, found) = (context.state_dir.clone(), mesh.trust_domain.clone());
+        return Err(start::state_dir_failure(StateDirError::OtherMesh { path, found, wanted }));
+    }
+    let changes_name = args.name.as_ref().is_some_and(|name| name.as_str() != mesh.name);
+    if changes_name || args.svid_ttl.is_some() {
+        let what = if changes_name { "the name of a node" } else { "how long identities are valid" };
+        return Err(Failure::new(
+            Exit::Error,
+            format!(
+                "{} holds node {} already: {what} is decided when it is created",
+                context.state_dir.display(),
+                mesh.name
+            ),
+        )
+        .next("leave the flag out, or give another directory with `--state-dir`"));
+    }
+    Ok(())
+}
+
+fn already_running(context: &Context, args: &UpArgs, status: StatusView) -> anyhow::Result<Exit> {
+    let stored = StateDir::inspect(&context.state_dir).map_err(start::state_dir_failure)?;
+    if settings::with_settings(stored.clone(), &args.node)? != stored {
+        return Err(Failure::new(Exit::Error, "the node runs already, and settings are read when it starts")
+            .next("stop it with `x0t down`, then give the same command again")
+            .into());
+    }
+    let up = Up { created: false, was_running: true, status, page: page(context), token: None };
+    context.out.result(&up, |style| text(&up, style))?;
+    Ok(if up.status.ready { Exit::Ok } else { Exit::Degraded })
+}
+
+async fn announce(context: &Context, status: StatusView, created: bool) -> anyhow::Result<Exit> {
+    let token = if created && status.is_authority {
+        let args = TokenCreateArgs { name: None, ttl: FIRST_TOKEN_TTL, addresses: Vec::new() };
+        Some(token::create(&context.client(), args).await?)
+    } else {
+        None
+    };
+    let up = Up { created, was_running: false, status, page: page(context), token };
+    context.out.result(&up, |style| text(&up, style))?;
+    if !context.out.is_json() && up.token.is_none() && up.status.is_authority {
+        context.out.remark("let another host join with `x0t token create`");
+    }
+    if let Some(token) = &up.token {
+        token::warn_if_unreachable(context, token);
+    }
+    if !up.status.ready {
+        let why = up.status.not_ready_because.as_deref().unwrap_or("it does not say why");
+        context.out.warn(format!("the node runs, but is not ready: {why}"));
+        context.out.remark("it keeps trying; see `x0t status` and `x0t doctor`");
+    }
+    Ok(if up.status.ready { Exit::Ok } else { Exit::Degraded })
+}
+
+fn page(context: &Context) -> Option<String> {
+    let settings = StateDir::inspect(&context.state_dir).ok()?;
+    Some(format!("http://{}/", settings.http?))
+}
+
+fn text(up: &Up, style: Style) -> String {
+    let mut text = output::status(&up.status, Clock.wall(), style);
+    if let Some(page) = &up.page {
+        text += &format!("\n  page       {page}");
+    }
+    if up.created {
+        text = format!("created mesh {}\n\n{text}", style.bold(up.status.trust_domain.as_str()));
+    }
+    if let Some(token) = &up.token {
+        text +=
+            &format!("\n\nOn the next host (works once, for {}):\n\n  {}", valid_for(token), style.bold(&token.join));
+    }
+    text
+}

@@ -1,0 +1,122 @@
+//! A node's view as text for people. For programs it is printed as it is, in JSON.
+
+use std::time::Duration;
+
+use comfy_table::Cell;
+use x0t_model::UnixTime;
+use x0t_node::{PeerView, RouteView, SessionView, StatusView, TraceHop};
+
+use super::Style;
+use super::names::{Names, hop_name, short};
+use super::table::{state, table};
+use super::units::{ago, count, millis, permille, span};
+
+/// What `x0t status` shows.
+pub fn status(status: &StatusView, now: UnixTime, style: Style) -> String {
+    let headline = match (&status.not_ready_because, status.ready) {
+        (_, true) => style.green("ready"),
+        (Some(reason), false) => style.yellow(&format!("not ready: {reason}")),
+        (None, false) => style.yellow("not ready"),
+    };
+    let role = if status.is_authority { " (authority)" } else { "" };
+    let lines = [
+        ("identity", status.spiffe_id.to_string()),
+        ("address", status.overlay_address.to_string()),
+        ("svid", svid(status, now, style)),
+        ("links", format!("{} up", status.links_up)),
+        ("reachable", plural(status.reachable, "node")),
+        ("uptime", span(status.uptime_ms)),
+    ];
+    let mut text = format!("{}{role}  {headline}", style.bold(&status.name));
+    for (name, value) in lines {
+        text += &format!("\n  {name:<10} {value}");
+    }
+    text
+}
+
+fn svid(status: &StatusView, now: UnixTime, style: Style) -> String {
+    let left = UnixTime::from_secs(status.svid_not_after).since(now);
+    let state = match status.svid_state.as_str() {
+        state @ "valid" => style.green(state),
+        state @ ("renewing" | "degraded") => style.yellow(state),
+        state => style.red(state),
+    };
+    if left == Duration::ZERO { state } else { format!("{state}, {} left", span(left.as_secs() * 1_000)) }
+}
+
+/// What `x0t peers` shows.
+pub fn peers(peers: &[PeerView], me: &StatusView, style: Style) -> String {
+    let mut rows: Vec<(String, &PeerView)> = peers.iter().map(|peer| (short(&peer.spiffe_id, me), peer)).collect();
+    rows.sort_by(|a, b| a.0.cmp(&b.0));
+    let row = |(name, peer): (String, &PeerView)| {
+        vec![
+            Cell::new(name),
+            state(&peer.state),
+            Cell::new(peer.address),
+            Cell::new(peer.rtt_us.map_or("-".to_owned(), |rtt| millis(rtt.into()))),
+            Cell::new(permille(peer.loss_permille)),
+            Cell::new(millis(peer.cost_us.into())),
+            Cell::new(ago(peer.heard_ms_ago)),
+        ]
+    };
+    let header = ["PEER", "STATE", "ADDRESS", "RTT", "LOSS", "COST", "HEARD"];
+    table(style, &header, &["RTT", "LOSS", "COST"], rows.into_iter().map(row).collect())
+}
+
+/// What `x0t routes` shows: the way in use, then the ones that take over without a word to anybody.
+pub fn routes(routes: &[RouteView], names: &Names, style: Style) -> String {
+    let mut rows: Vec<(String, &RouteView)> = routes.iter().map(|route| (names.of(route.node_id), route)).collect();
+    rows.sort_by(|a, b| a.0.cmp(&b.0));
+    let row = |(name, route): (String, &RouteView)| {
+        let via = |node| if node == route.node_id { "direct".to_owned() } else { names.of(node) };
+        let mut usable = route.successors.iter().filter(|successor| successor.usable);
+        let best = usable.next();
+        let backups: Vec<String> =
+            usable.map(|backup| format!("{} {}", via(backup.via), millis(backup.metric_us.into()))).collect();
+        vec![
+            Cell::new(name),
+            best.map_or_else(|| state("unreachable"), |best| state(&via(best.via))),
+            Cell::new(route.hops.filter(|_| best.is_some()).map_or("-".to_owned(), |hops| hops.to_string())),
+            Cell::new(best.map_or("-".to_owned(), |best| millis(best.metric_us.into()))),
+            Cell::new(if backups.is_empty() { "-".to_owned() } else { backups.join(", ") }),
+            Cell::new(route.overlay_address),
+        ]
+    };
+    let header = ["NODE", "VIA", "HOPS", "COST", "BACKUPS", "ADDRESS"];
+    table(style, &header, &["HOPS", "COST"], rows.into_iter().map(row).collect())
+}
+
+/// What `x0t sessions` shows.
+pub fn sessions(sessions: &[SessionView], me: &StatusView, style: Style) -> String {
+    let row = |session: &SessionView| {
+        vec![
+            Cell::new(session.id),
+            Cell::new(session.peer.as_ref().map_or("-".to_owned(), |peer| short(peer, me))),
+            Cell::new(&session.purpose),
+            state(&session.state),
+            Cell::new(&session.carrier),
+            Cell::new(session.group.as_deref().unwrap_or("-")),
+            Cell::new(session.key_epoch),
+            Cell::new(count(session.packets_received)),
+            Cell::new(count(session.packets_sent)),
+        ]
+    };
+    let header = ["ID", "PEER", "PURPOSE", "STATE", "CARRIER", "GROUP", "EPOCH", "RECEIVED", "SENT"];
+    table(style, &header, &["ID", "EPOCH", "RECEIVED", "SENT"], sessions.iter().map(row).collect())
+}
+
+/// What `x0t trace` shows, one line for each node on the way.
+pub fn trace(hops: &[TraceHop], me: &StatusView, style: Style) -> String {
+    let width = hops.iter().map(|hop| hop_name(hop, me).len()).max().unwrap_or_default();
+    let line = |hop: &TraceHop| {
+        format!("{:>2}  {:<width$}  {}", hop.hop, hop_name(hop, me), style.dim(&millis(hop.rtt_ns / 1_000)))
+    };
+    hops.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn plural(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! The settings of a node: what `mesh.json` says, what flags change for one run, and what commands change for good.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use x0t_runtime::state_dir::{MeshFile, StateDir};
+use x0t_runtime::tun::TunMode;
+
+use crate::cli::{HttpSetting, NodeArgs, TunSetting};
+use crate::exit::Failure;
+use crate::resolve::resolve_all;
+
+/// Whether any flag of the node's settings was given.
+pub fn has_settings(args: &NodeArgs) -> bool {
+    let NodeArgs { listen, advertise, peers, http, tun } = args;
+    !(listen.is_empty() && advertise.is_empty() && peers.is_empty() && http.is_none() && tun.is_none())
+}
+
+/// `mesh` with the flags that were given put in place of what it says.
+pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Failure> {
+    if !args.listen.is_empty() {
+        mesh.listen.clone_from(&args.listen);
+    }
+    if !args.advertise.is_empty() {
+        mesh.advertise = resolve_all(&args.advertise)?;
+    }
+    if !args.peers.is_empty() {
+        mesh.peers = resolve_all(&args.peers)?;
+    }
+    if let Some(http) = args.http {
+        mesh.http = HttpSetting::address(http);
+    }
+    match &args.tun {
+        None => {}
+        Some(TunSetting::Auto) => mesh.tun = TunMode::Auto,
+        Some(TunSetting::Off) => mesh.tun = TunMode::Off,
+        Some(TunSetting::Require) => mesh.tun = TunMode::Require,
+        Some(TunSetting::Named(name)) => {
+            mesh.tun = TunMode::Require;
+            mesh.tun_name.clone_from(name);
+        }
+    }
+    Ok(mesh)
+}
+
+/// Adds addresses to, or removes them from, the ones to keep links to after each start. The running node is told apart from
+/// this. Whoever else does the same meanwhile waits; the daemon writes these settings never.
+pub fn edit_peers(state_dir: &Path, addresses: &[SocketAddr], adds: bool) -> anyhow::Result<()> {
+    let turn = File::open(state_dir)?;
+    flock(&turn, FlockOperation::LockExclusive)?;
+    let mut mesh = StateDir::inspect(state_dir)?;
+    let before = mesh.peers.clone();
+    mesh.peers.retain(|peer| !addresses.contains(peer));
+    if adds {
+        mesh.peers.extend_from_slice(addresses);
+    }
+    if mesh.peers != before {
+        write(state_dir, &mesh)?;
+    }
+    Ok(())
+}
+
+/// Replaces `mesh.json` whole: a crash leaves the old settings or the new ones.
+fn write(state_dir: &Path, mesh: &MeshFile) -> anyhow::Result<()> {
+    let (path, temporary) = (state_dir.join("mesh.json"), state_dir.join("mesh.json.new"));
+    let mut text = serde_json::to_vec_pretty(mesh)?;
+    text.push(b'\n');
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, &path)?;
+    File::open(state_dir)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_kept_once_and_removed_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let mesh = MeshFile::new("mesh.test".parse().unwrap(), "alpha");
+        let held = StateDir::create(&state, &mesh, &[]).unwrap();
+        let [one, two] = ["192.0.2.1:4600", "192.0.2.2:4600"].map(|text| text.parse().unwrap());
+        edit_peers(&state, &[one], true).unwrap();
+        edit_peers(&state, &[two, one], true).unwrap();
+        assert_eq!(StateDir::inspect(&state).unwrap().peers, [two, one]);
+        edit_peers(&state, &[one], false).unwrap();
+        assert_eq!(StateDir::inspect(&state).unwrap(), MeshFile { peers: vec![two], ..mesh });
+        drop(held);
+    }
+
+    #[test]
+    fn flags_replace_what_is_stored_and_nothing_else() {
+        let stored = MeshFile::new("mesh.test".parse().unwrap(), "alpha");
+        let none = NodeArgs::default();
+        assert!(!has_settings(&none));
+        assert_eq!(with_settings(stored.clone(), &none).unwrap(), stored);
+        let args = NodeArgs {
+            listen: vec!["127.0.0.1:1".parse().unwrap()],
+            http: Some(HttpSetting::Off),
+            tun: Some(TunSetting::Named("mesh0".to_owned())),
+            ..NodeArgs::default()
+        };
+        assert!(has_settings(&args));
+        let changed = with_settings(stored.clone(), &args).unwrap();
+        assert_eq!((changed.http, changed.tun, changed.tun_name.as_str()), (None, TunMode::Require, "mesh0"));
+        assert_eq!((changed.listen, changed.peers, changed.name), (args.listen, stored.peers, stored.name));
+    }
+}

@@ -1,0 +1,7 @@
+//! End to end: the real binary, real daemons, loopback. Needs no root and no free default port.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where it stopped")]
+
+mod host;
+mod mesh;
+mod refusals;

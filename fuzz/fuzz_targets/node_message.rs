@@ -1,0 +1,17 @@
+//! What far ends say to each other, and what the host hands over to be carried.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use x0t_node::message::{EndDatagram, Parameters, Trace};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(datagram) = EndDatagram::decode(bytes) {
+        let mut encoded = Vec::new();
+        datagram.encode(&mut encoded);
+        assert_eq!(encoded, bytes);
+    }
+    let _ = Parameters::decode(bytes);
+    let _ = Trace::decode(bytes);
+    let _ = x0t_node::packet::summarise(bytes);
+    let _ = x0t_node::packet::unreachable(bytes, std::net::Ipv6Addr::LOCALHOST);
+});

@@ -7,11 +7,12 @@ use x0t_identity::{
     AnchorError, AnchorProof, Authority, Bundle, BundleError, KeySource, RotationConfig, StoredAuthorityError, Svid,
     SvidError, VerifyError,
 };
-use x0t_model::{NodeId, Seed, SpiffeId, TrustDomain, UnixTime};
+use x0t_model::{NodeId, Seed, SpiffeId, UnixTime};
 use x0t_overlay::{CertificateDer, EndpointConfig, Provider};
 use x0t_routing::RoutingConfig;
 
 use crate::api::{Record, RecordKind};
+use crate::trust_path::with_causes;
 
 /// How a node behaves. Defaults suit a server in a wired mesh.
 #[derive(Clone, Debug, Default)]
@@ -113,14 +114,9 @@ pub enum StartError {
         /// Why not.
         reason: String,
     },
-    /// The SVID is of another trust domain than the bundle.
-    #[error("the SVID is of trust domain {svid} and the bundle of {bundle}: the state directory mixes two meshes")]
-    MixedMeshes {
-        /// Of the SVID.
-        svid: TrustDomain,
-        /// Of the bundle.
-        bundle: TrustDomain,
-    },
+    /// The SVID was not issued by an authority of the bundle.
+    #[error("`svid.pem` was not issued by an authority in `bundle.json`: the state directory mixes two meshes: {0}")]
+    MixedMeshes(String),
     /// There is no greater epoch.
     #[error("the routing epoch is exhausted")]
     EpochsExhausted,
@@ -141,9 +137,9 @@ impl Start {
         let trust_domain = svid.spiffe_id().trust_domain().clone();
         let bundle = Bundle::from_json(trust_domain.clone(), &required(RecordKind::Bundle)?)
             .map_err(|error: BundleError| unreadable(RecordKind::Bundle, &error))?;
-        if *bundle.trust_domain() != trust_domain {
-            return Err(StartError::MixedMeshes { svid: trust_domain, bundle: bundle.trust_domain().clone() });
-        }
+        // As of its own last second: whether it is still valid is a question for later, and an expired one may start.
+        x0t_identity::verify_chain(svid.chain(), &bundle, svid.not_after())
+            .map_err(|error| StartError::MixedMeshes(with_causes(&error)))?;
         let authority = match read(RecordKind::Authority) {
             Some(stored) => Some(
                 Authority::from_stored(&trust_domain, &stored)
@@ -183,6 +179,9 @@ fn unreadable(kind: RecordKind, error: &dyn std::fmt::Display) -> StartError {
 
 #[cfg(test)]
 mod tests {
+    use x0t_identity::{AuthorityConfig, SeededKeys};
+    use x0t_model::Entropy;
+
     use super::*;
 
     #[test]
@@ -199,5 +198,35 @@ mod tests {
         let ids = ["spiffe://mesh.test/node/a".parse().unwrap(), "spiffe://mesh.test/node/b".parse().unwrap()];
         assert_eq!(read_authorities(&stored_authorities(&ids)).unwrap(), ids);
         assert!(read_authorities(b"http://x").is_err());
+    }
+
+    /// What the first node of a mesh called `mesh.test` stores.
+    fn first_node(seed: u8) -> impl Fn(RecordKind) -> Option<Vec<u8>> {
+        let (mut entropy, now) = (Entropy::new([seed; 32]), UnixTime::from_secs(1_800_000_000));
+        let mut keys = SeededKeys::new(entropy.fork("keys"));
+        let node: SpiffeId = "spiffe://mesh.test/node/a".parse().unwrap();
+        let authority = Authority::create(&node, AuthorityConfig::default(), &mut keys, &mut entropy, now).unwrap();
+        let svid = authority.issue_self(&mut keys, &mut entropy, now).unwrap().to_stored().to_vec();
+        let bundle = authority.bundle().to_json();
+        move |kind| match kind {
+            RecordKind::Svid => Some(svid.clone()),
+            RecordKind::Bundle => Some(bundle.clone()),
+            RecordKind::Authorities => Some(stored_authorities(std::slice::from_ref(&node))),
+            RecordKind::Authority | RecordKind::Epoch => None,
+        }
+    }
+
+    #[test]
+    fn a_directory_that_mixes_two_meshes_of_one_name_is_recognised() {
+        let start = |read: &dyn Fn(RecordKind) -> Option<Vec<u8>>| {
+            let sessions = Arc::new(x0t_overlay::tls::RustlsProvider::new());
+            let keys = Box::new(SeededKeys::new(Entropy::new([9; 32])));
+            let crypto = Crypto { sessions, signatures: Arc::new(VerifyAfresh), keys };
+            Start::from_records(NodeConfig::default(), read, 1, crypto, [0; 32])
+        };
+        let (ours, theirs) = (first_node(1), first_node(2));
+        assert!(start(&ours).is_ok());
+        let mixed = |kind| if kind == RecordKind::Bundle { theirs(kind) } else { ours(kind) };
+        assert!(matches!(start(&mixed), Err(StartError::MixedMeshes(_))));
     }
 }

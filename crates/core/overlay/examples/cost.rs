@@ -77,7 +77,10 @@ fn main() {
         });
         open += timed(|| packets.iter_mut().for_each(|packet| pair.open(packet)));
         reseal += timed(|| {
-            packets.iter_mut().for_each(|packet| pair.sides[1].reseal_forward(link_b, &hop, packet).unwrap());
+            packets.iter_mut().for_each(|packet| {
+                let stride = packet.len();
+                pair.sides[1].seal_hops(link_b, packet, stride, [hop]).unwrap();
+            });
         });
     }
     report("FORWARD", &[("seal", seal), ("open", open), ("reseal", reseal)]);

@@ -12,11 +12,11 @@ use self::half_open::HalfOpen;
 use crate::config::PARAMETERS_LEN_MAX;
 use crate::cookie::CookieJar;
 use crate::handshake::Driver;
-use crate::packet::{FORWARD_OVERHEAD, ProtectedHeader};
+use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD, ProtectedHeader};
 use crate::session::Session;
 use crate::{
     Carrier, CloseReason, ConnectError, Credentials, EndpointConfig, Event, HopHeader, Offer, Provider, Purpose,
-    SendError, SessionId, SessionInfo, Stats, Transmit, VerifyPeer, close_code,
+    SendError, SessionId, SessionInfo, Stats, TAG_LEN, Transmit, VerifyPeer, close_code,
 };
 
 /// Answers (RETRY, CLOSE) that wait for `poll_transmit`. More are dropped: whoever asked will ask again.
@@ -198,17 +198,51 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Turns a FORWARD packet that was opened in place into one for the next link, with `hop` as its header. The payload
-    /// stays where it is: a relay copies nothing.
-    pub fn reseal_forward(&mut self, session: SessionId, hop: &HopHeader, packet: &mut [u8]) -> Result<(), SendError> {
+    /// Seals a hop header over the front of each packet of a run: packets of `stride` bytes, the last of which may be shorter, each
+    /// with [`FORWARD_OVERHEAD`] bytes of room or an opened FORWARD header before its payload. The payload stays where it is: a relay
+    /// copies nothing. `hops` gives a header for each.
+    pub fn seal_hops(
+        &mut self,
+        session: SessionId,
+        run: &mut [u8],
+        stride: usize,
+        hops: impl IntoIterator<Item = HopHeader>,
+    ) -> Result<(), SendError> {
         let link = find_link(&mut self.sessions, session)?;
-        let (len, limit) = (packet.len(), link.packet_limit(&self.config));
-        if !(FORWARD_OVERHEAD..=limit).contains(&len) {
-            return Err(SendError::TooLarge { len, limit });
+        let limit = link.packet_limit(&self.config);
+        check_run(run.len(), stride, FORWARD_OVERHEAD, limit)?;
+        let traffic = link.usable().ok_or(SendError::NotEstablished)?;
+        let mut count = 0;
+        for (packet, hop) in run.chunks_mut(stride).zip(hops) {
+            traffic.seal_hop(&hop, packet)?;
+            count += 1;
         }
-        link.usable().ok_or(SendError::NotEstablished)?.seal_hop(hop, packet)?;
-        self.sealed(session, len);
+        self.sealed_run(session, count, run.len());
         Ok(())
+    }
+
+    /// Seals a run of PROTECTED packets in place, each with one DATAGRAM frame: packets of `stride` bytes, the last of which may be
+    /// shorter. In each, the first `offset` bytes are left alone, then [`DATAGRAM_FRONT`] bytes are written, then comes the
+    /// datagram, and the last [`crate::TAG_LEN`] bytes are written. Returns the number of the first packet; the others follow it.
+    pub fn seal_datagrams(
+        &mut self,
+        session: SessionId,
+        run: &mut [u8],
+        stride: usize,
+        offset: usize,
+    ) -> Result<u64, SendError> {
+        let held = find(&mut self.sessions, session)?;
+        let limit = held.packet_limit(&self.config) + offset;
+        check_run(run.len(), stride, offset + DATAGRAM_FRONT + TAG_LEN, limit)?;
+        let traffic = held.usable().ok_or(SendError::NotEstablished)?;
+        let (mut first, mut count) = (None, 0);
+        for packet in run.chunks_mut(stride) {
+            let number = traffic.seal_datagram_in_place(&mut packet[offset..])?;
+            first.get_or_insert(number);
+            count += 1;
+        }
+        self.sealed_run(session, count, run.len());
+        Ok(first.unwrap_or_default())
     }
 
     /// Appends a PROTECTED packet with one DATAGRAM frame to `out`, for the data path: the caller carries it.
@@ -234,10 +268,14 @@ impl Endpoint {
     }
 
     fn sealed(&mut self, id: SessionId, len: usize) {
-        self.stats.sent += 1;
+        self.sealed_run(id, 1, len);
+    }
+
+    fn sealed_run(&mut self, id: SessionId, count: u64, len: usize) {
+        self.stats.sent += count;
         let now = self.now;
         if let Some(session) = self.sessions.get_mut(&id.index()) {
-            session.tx = (session.tx.0 + 1, session.tx.1 + len as u64);
+            session.tx = (session.tx.0 + count, session.tx.1 + len as u64);
             if session.traffic.as_mut().is_some_and(|traffic| traffic.rekey_if_due(now)) {
                 self.stats.rekeys += 1;
                 self.ready.insert(id.index());
@@ -448,4 +486,15 @@ fn find(sessions: &mut BTreeMap<u32, Box<Session>>, id: SessionId) -> Result<&mu
 fn find_link(sessions: &mut BTreeMap<u32, Box<Session>>, id: SessionId) -> Result<&mut Session, SendError> {
     let session = find(sessions, id)?;
     if session.purpose == Purpose::Link { Ok(session) } else { Err(SendError::NotALink) }
+}
+
+/// Whether every packet of a run has room for what is written into it and is no longer than allowed.
+fn check_run(len: usize, stride: usize, least: usize, limit: usize) -> Result<(), SendError> {
+    let longest = stride.min(len);
+    let last = if stride == 0 { 0 } else { (len + stride - 1) % stride + 1 };
+    if len == 0 || longest > limit || last < least {
+        let len = if longest > limit { longest } else { last };
+        return Err(SendError::TooLarge { len, limit });
+    }
+    Ok(())
 }

@@ -165,12 +165,17 @@ impl Epochs {
         (self.sealed, self.opened, self.failed) = (0, 0, 0);
     }
 
-    /// Moves to the next epoch if that is due and allowed; true if it did. The peer should hear of it soon.
-    pub(crate) fn rekey_if_due(&mut self, now: Instant) -> bool {
+    /// Whether moving to the next epoch is due and allowed.
+    pub(crate) fn is_rekey_due(&self, now: Instant) -> bool {
         // Half of what the key allows, so that there is time for the peer to follow before it is exhausted.
         let packets = self.policy.packets.min(self.keys.local.confidentiality_limit() / 2);
         let due = self.sealed >= packets || self.opened >= packets || now >= self.since + self.policy.age;
-        let moves = due && self.confirmed;
+        due && self.confirmed
+    }
+
+    /// Moves to the next epoch if that is due and allowed; true if it did. The peer should hear of it soon.
+    pub(crate) fn rekey_if_due(&mut self, now: Instant) -> bool {
+        let moves = self.is_rekey_due(now);
         if moves {
             self.advance(now);
         }

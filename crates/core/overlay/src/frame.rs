@@ -192,6 +192,13 @@ pub(crate) fn encode_datagram_header(len: u16, out: &mut Vec<u8>) {
     Writer::new(out).u8(DATAGRAM).u16(len);
 }
 
+/// Writes the front of a DATAGRAM frame over the first bytes of `frame`, all the rest of which is its data.
+pub(crate) fn write_datagram_header(frame: &mut [u8]) {
+    let len = (frame.len() - DATAGRAM_OVERHEAD) as u16;
+    frame[0] = DATAGRAM;
+    frame[1..DATAGRAM_OVERHEAD].copy_from_slice(&len.to_be_bytes());
+}
+
 /// Appends the front of a CRYPTO frame whose `len` bytes follow.
 pub(crate) fn encode_crypto_header(offset: u32, len: u16, out: &mut Vec<u8>) {
     Writer::new(out).u8(CRYPTO).u32(offset).u16(len);

@@ -13,6 +13,7 @@
 
 use x0t_model::{DecodeError, Reader, Writer};
 
+use crate::frame::DATAGRAM_OVERHEAD;
 use crate::hop::HopHeader;
 use crate::{Purpose, TAG_LEN};
 
@@ -35,6 +36,8 @@ pub const COOKIE_LEN_MAX: usize = 40;
 pub const PROTECTED_HEADER_LEN: usize = 14;
 /// What PROTECTED adds to its frames.
 pub const PROTECTED_OVERHEAD: usize = PROTECTED_HEADER_LEN + TAG_LEN;
+/// What PROTECTED puts in front of the data of its only frame, a DATAGRAM.
+pub const DATAGRAM_FRONT: usize = PROTECTED_HEADER_LEN + DATAGRAM_OVERHEAD;
 /// What FORWARD adds to its payload.
 pub const FORWARD_OVERHEAD: usize = PROTECTED_HEADER_LEN + HopHeader::LEN + TAG_LEN;
 /// Bytes of a HANDSHAKE header without its cookie.

@@ -256,6 +256,20 @@ impl Traffic {
         self.finish(start, out)
     }
 
+    /// Seals a PROTECTED packet that is laid out already: room for the header, room for the front of a DATAGRAM frame, the
+    /// datagram, room for the tag. Returns its number.
+    pub(crate) fn seal_datagram_in_place(&mut self, packet: &mut [u8]) -> Result<u64, SendError> {
+        let header = self.next_header(false).to_bytes();
+        let (front, rest) = packet.split_at_mut(PROTECTED_HEADER_LEN);
+        front.copy_from_slice(&header);
+        let (frame, tag) = rest.split_at_mut(rest.len() - TAG_LEN);
+        frame::write_datagram_header(frame);
+        let sum = self.epochs.seal(self.next_pn, &header, frame).ok_or(SendError::KeysExhausted)?;
+        tag.copy_from_slice(&sum);
+        self.next_pn += 1;
+        Ok(self.next_pn - 1)
+    }
+
     /// Appends a packet that closes the session.
     pub(crate) fn seal_close(&mut self, code: u16, reason: &str, out: &mut Vec<u8>) -> Result<(), SendError> {
         let start = self.begin(out, 0);
@@ -328,6 +342,11 @@ impl Traffic {
             }
         }
         true
+    }
+
+    /// Whether [`Self::rekey_if_due`] would move.
+    pub(crate) fn is_rekey_due(&self, now: Instant) -> bool {
+        self.epochs.is_rekey_due(now)
     }
 
     /// Moves to the next epoch if that is due; true if it did.

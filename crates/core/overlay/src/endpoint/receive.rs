@@ -91,27 +91,37 @@ impl Endpoint {
                 return None;
             }
         };
-        self.stats.rekeys += u64::from(traffic.epoch() != epoch);
+        let (id, followed) = (session.id, traffic.epoch() != epoch);
+        let settled = !followed
+            && session.established_at.is_some()
+            && session.handshake.is_none()
+            && !moves(session.carrier, carrier)
+            && !traffic.is_rekey_due(self.now)
+            && !traffic.has_work();
         session.rx = (session.rx.0 + 1, session.rx.1 + len);
         session.last_received_at = self.now;
-        self.on_authentic(index, carrier, newest);
+        // The usual packet of a session at work ends here: there is nothing to conclude from it and no deadline that it moves closer.
+        if !settled {
+            self.stats.rekeys += u64::from(followed);
+            self.on_authentic(index, carrier, newest);
+            self.arm(index);
+        }
         let plain = &mut sealed[..plain_len];
-        let opened = if header.forward {
-            match HopHeader::decode(plain) {
-                Ok(hop) => Some(Opened::Forward { session: self.sessions.get(&index)?.id, hop, payload }),
+        if header.forward {
+            return match HopHeader::decode(plain) {
+                Ok(hop) => Some(Opened::Forward { session: id, hop, payload }),
                 Err(_) => {
                     self.end_violation(index, "hop header that does not decode");
                     None
                 }
-            }
-        } else if let Some(data) = frame::sole_datagram(plain) {
-            Some(Opened::Datagram { session: self.sessions.get(&index)?.id, bytes: &mut plain[data] })
-        } else {
-            self.on_frames(index, header.pn, plain);
-            None
-        };
+            };
+        }
+        if let Some(data) = frame::sole_datagram(plain) {
+            return Some(Opened::Datagram { session: id, bytes: &mut plain[data] });
+        }
+        self.on_frames(index, header.pn, plain);
         self.arm(index);
-        opened
+        None
     }
 
     fn on_unopened(&mut self, index: u32, failure: OpenFailure) {
@@ -140,10 +150,7 @@ impl Endpoint {
         } else if !session.initiator && session.handshake.is_some() {
             session.handshake = None;
         }
-        if let (Carrier::Udp(old), Carrier::Udp(new)) = (session.carrier, carrier)
-            && newest
-            && old != new
-        {
+        if newest && moves(session.carrier, carrier) {
             session.carrier = carrier;
             self.stats.roams += 1;
             self.events.push_back(Event::CarrierChanged { session: session.id, carrier });
@@ -419,4 +426,10 @@ fn told_to_peer(error: &HandshakeError) -> (u16, String) {
         HandshakeError::Tls { alert, text } => (close_code::TLS | u16::from(alert.unwrap_or_default()), text.clone()),
         HandshakeError::Credentials(_) => (close_code::TLS, "responder has no usable identity".to_owned()),
     }
+}
+
+/// Whether a packet that came by `new` shows that a session which lives at `old` has another address. What comes straight from a
+/// far end that is also a neighbour moves nothing.
+fn moves(old: Carrier, new: Carrier) -> bool {
+    matches!((old, new), (Carrier::Udp(old), Carrier::Udp(new)) if old != new)
 }

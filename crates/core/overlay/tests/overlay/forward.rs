@@ -84,7 +84,8 @@ fn a_relay_passes_a_packet_on_without_moving_its_payload() {
         panic!("not opened")
     };
     hop.ttl -= 1;
-    world.sides[B].reseal_forward(b, &hop, &mut packet).unwrap();
+    let stride = packet.len();
+    world.sides[B].seal_hops(b, &mut packet, stride, [hop]).unwrap();
     let onward = world.sides[A].handle_datagram(world.addresses[B], &mut packet, world.now, WALL);
     let Some(Opened::Forward { hop, payload, .. }) = onward else { panic!("not opened") };
     assert_eq!((hop.ttl, &payload[..]), (8, &b"end to end"[..]));
@@ -99,7 +100,7 @@ fn only_links_forward_and_only_what_fits() {
     let (a, _) = world.link();
     let error = world.sides[A].seal_forward(a, &hop(), &[0; 1331], &mut out);
     assert_eq!(error, Err(SendError::TooLarge { len: 1331, limit: 1330 }));
-    let error = world.sides[A].reseal_forward(a, &hop(), &mut [0; 69]);
+    let error = world.sides[A].seal_hops(a, &mut [0; 69], 69, [hop()]);
     assert_eq!(error, Err(SendError::TooLarge { len: 69, limit: 1400 }));
     assert!(out.is_empty());
     let unfinished = world.connect(Purpose::Link);

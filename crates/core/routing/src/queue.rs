@@ -26,6 +26,15 @@ pub enum Class {
 
 const CLASSES: [Class; 3] = [Class::Control, Class::Interactive, Class::Bulk];
 
+/// How much an item is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Packets in it: one, or the many of a run that travels in one piece.
+    pub packets: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
+}
+
 /// What bounds a [`FairQueue`].
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
@@ -61,7 +70,7 @@ pub struct QueueStats {
 #[derive(Debug)]
 struct Waiting<T> {
     item: T,
-    bytes: usize,
+    size: Size,
     since: Instant,
 }
 
@@ -91,8 +100,9 @@ impl<T> ClassQueue<T> {
         entry.packets.push_back(waiting);
     }
 
-    /// The packet whose turn it is, and how many were dropped on the way because they had waited longer than `sojourn_max`.
-    fn pop(&mut self, quantum: usize, sojourn_max: Option<Duration>, now: Instant) -> Option<(T, u64)> {
+    /// The item whose turn it is, its packets, and how many packets were dropped on the way because they had waited longer than
+    /// `sojourn_max`.
+    fn pop(&mut self, quantum: usize, sojourn_max: Option<Duration>, now: Instant) -> Option<(T, usize, usize)> {
         let mut dropped = 0;
         loop {
             let turn = *self.turns.front()?;
@@ -100,10 +110,9 @@ impl<T> ClassQueue<T> {
             while flow.packets.len() > 1
                 && sojourn_max.is_some_and(|max| flow.packets.front().is_some_and(|head| now.since(head.since) > max))
             {
-                flow.packets.pop_front();
-                dropped += 1;
+                dropped += flow.packets.pop_front().map_or(0, |stale| stale.size.packets);
             }
-            let bytes = flow.packets.front()?.bytes;
+            let Size { bytes, packets } = flow.packets.front()?.size;
             if flow.deficit < bytes {
                 flow.deficit += quantum.max(1);
                 self.turns.rotate_left(1);
@@ -115,25 +124,24 @@ impl<T> ClassQueue<T> {
                 self.flows.remove(&turn);
                 self.turns.pop_front();
             }
-            return Some((item, dropped));
+            return Some((item, packets, dropped));
         }
     }
 
-    /// Drops the oldest packet of the longest flow.
-    fn shed(&mut self) -> bool {
-        let longest = self.flows.iter().max_by_key(|(_, flow)| flow.packets.len()).map(|(id, _)| *id);
-        let Some(id) = longest else { return false };
-        let Some(flow) = self.flows.get_mut(&id) else { return false };
-        flow.packets.pop_front();
+    /// Drops the oldest item of the longest flow, and gives the packets in it; `None` if there is none.
+    fn shed(&mut self) -> Option<usize> {
+        let id = self.flows.iter().max_by_key(|(_, flow)| flow.packets.len()).map(|(id, _)| *id)?;
+        let flow = self.flows.get_mut(&id)?;
+        let shed = flow.packets.pop_front()?.size.packets;
         if flow.packets.is_empty() {
             self.flows.remove(&id);
             self.turns.retain(|turn| *turn != id);
         }
-        true
+        Some(shed)
     }
 }
 
-/// The queue. `T` is a packet; what it is does not matter here.
+/// The queue. `T` is a packet, or a run of packets of one flow; what it is does not matter here.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     config: QueueConfig,
@@ -171,29 +179,27 @@ impl<T> FairQueue<T> {
         &self.stats
     }
 
-    /// Takes in `item` of `bytes` bytes that belongs to `flow`. At the cap the longest flow of the least class loses its
-    /// oldest packet; that may be this one's own flow.
-    pub fn push(&mut self, class: Class, flow: u32, bytes: usize, item: T, now: Instant) {
-        self.classes[class as usize].push(flow, Waiting { item, bytes, since: now });
-        self.len += 1;
-        self.stats.enqueued += 1;
+    /// Takes in `item` of that `size`, which belongs to `flow`. At the cap the longest flow of the least class loses its oldest
+    /// item; that may be this one's own flow.
+    pub fn push(&mut self, class: Class, flow: u32, size: Size, item: T, now: Instant) {
+        self.classes[class as usize].push(flow, Waiting { item, size, since: now });
+        self.len += size.packets;
+        self.stats.enqueued += size.packets as u64;
         while self.len > self.config.packets_max {
-            if !self.classes.iter_mut().rev().any(ClassQueue::shed) {
-                return;
-            }
-            self.len -= 1;
-            self.stats.dropped_overflow += 1;
+            let Some(shed) = self.classes.iter_mut().rev().find_map(ClassQueue::shed) else { return };
+            self.len -= shed;
+            self.stats.dropped_overflow += shed as u64;
         }
     }
 
-    /// The next packet to send.
+    /// The next item to send.
     pub fn pop(&mut self, now: Instant) -> Option<T> {
         let class = self.next_class()?;
         let sojourn_max = (class != Class::Control).then_some(self.config.sojourn_max);
-        let (item, dropped) = self.classes[class as usize].pop(self.config.quantum, sojourn_max, now)?;
-        self.len -= 1 + dropped as usize;
-        self.stats.dropped_sojourn += dropped;
-        self.stats.dequeued += 1;
+        let (item, packets, dropped) = self.classes[class as usize].pop(self.config.quantum, sojourn_max, now)?;
+        self.len -= packets + dropped;
+        self.stats.dropped_sojourn += dropped as u64;
+        self.stats.dequeued += packets as u64;
         Some(item)
     }
 
@@ -221,6 +227,10 @@ impl<T> FairQueue<T> {
 mod tests {
     use super::*;
 
+    fn one(bytes: usize) -> Size {
+        Size { packets: 1, bytes }
+    }
+
     fn queue() -> FairQueue<(u32, u32)> {
         FairQueue::new(QueueConfig::default())
     }
@@ -233,11 +243,11 @@ mod tests {
     fn control_goes_before_everything_whenever_it_came() {
         let mut queue = queue();
         for n in 0..20 {
-            queue.push(Class::Bulk, 1, 1_000, (1, n), Instant::ZERO);
-            queue.push(Class::Interactive, 2, 1_000, (2, n), Instant::ZERO);
+            queue.push(Class::Bulk, 1, one(1_000), (1, n), Instant::ZERO);
+            queue.push(Class::Interactive, 2, one(1_000), (2, n), Instant::ZERO);
         }
-        queue.push(Class::Control, 9, 60, (9, 0), Instant::ZERO);
-        queue.push(Class::Control, 9, 60, (9, 1), Instant::ZERO);
+        queue.push(Class::Control, 9, one(60), (9, 0), Instant::ZERO);
+        queue.push(Class::Control, 9, one(60), (9, 1), Instant::ZERO);
         assert_eq!(drain(&mut queue, Instant::ZERO)[..2], [(9, 0), (9, 1)]);
     }
 
@@ -245,8 +255,8 @@ mod tests {
     fn interactive_goes_before_bulk_but_never_starves_it() {
         let mut queue = queue();
         for n in 0..80 {
-            queue.push(Class::Bulk, 1, 1_000, (1, n), Instant::ZERO);
-            queue.push(Class::Interactive, 2, 1_000, (2, n), Instant::ZERO);
+            queue.push(Class::Bulk, 1, one(1_000), (1, n), Instant::ZERO);
+            queue.push(Class::Interactive, 2, one(1_000), (2, n), Instant::ZERO);
         }
         let out = drain(&mut queue, Instant::ZERO);
         assert_eq!(out[..80].iter().filter(|(flow, _)| *flow == 1).count(), 80 / 9);
@@ -257,10 +267,10 @@ mod tests {
     fn flows_share_by_bytes_and_keep_their_order() {
         let mut queue = queue();
         for n in 0..300 {
-            queue.push(Class::Bulk, 1, 1_500, (1, n), Instant::ZERO);
+            queue.push(Class::Bulk, 1, one(1_500), (1, n), Instant::ZERO);
         }
         for n in 0..600 {
-            queue.push(Class::Bulk, 2, 250, (2, n), Instant::ZERO);
+            queue.push(Class::Bulk, 2, one(250), (2, n), Instant::ZERO);
         }
         let out = drain(&mut queue, Instant::ZERO);
         let bytes = |flow| out[..350].iter().filter(|(f, _)| *f == flow).count() * if flow == 1 { 1_500 } else { 250 };
@@ -275,22 +285,22 @@ mod tests {
     fn a_packet_that_waited_25_ms_gives_way_to_a_younger_one_of_its_flow() {
         let mut queue = queue();
         for n in 0..10 {
-            queue.push(Class::Bulk, 1, 1_000, (1, n), Instant::from_millis(u64::from(n) * 10));
+            queue.push(Class::Bulk, 1, one(1_000), (1, n), Instant::from_millis(u64::from(n) * 10));
         }
-        queue.push(Class::Control, 5, 60, (5, 0), Instant::ZERO);
+        queue.push(Class::Control, 5, one(60), (5, 0), Instant::ZERO);
         assert_eq!(drain(&mut queue, Instant::from_millis(95)), [(5, 0), (1, 7), (1, 8), (1, 9)]);
         assert_eq!(queue.stats().dropped_sojourn, 7);
-        queue.push(Class::Bulk, 1, 1_000, (1, 10), Instant::ZERO);
+        queue.push(Class::Bulk, 1, one(1_000), (1, 10), Instant::ZERO);
         assert_eq!(queue.pop(Instant::from_millis(9_000)), Some((1, 10)), "the last one is always sent");
     }
 
     #[test]
     fn at_the_cap_the_flow_that_filled_the_queue_pays() {
         let mut queue = queue();
-        queue.push(Class::Bulk, 2, 100, (2, 0), Instant::ZERO);
-        queue.push(Class::Interactive, 3, 100, (3, 0), Instant::ZERO);
+        queue.push(Class::Bulk, 2, one(100), (2, 0), Instant::ZERO);
+        queue.push(Class::Interactive, 3, one(100), (3, 0), Instant::ZERO);
         for n in 0..5_000 {
-            queue.push(Class::Bulk, 1, 100, (1, n), Instant::ZERO);
+            queue.push(Class::Bulk, 1, one(100), (1, n), Instant::ZERO);
         }
         assert_eq!(queue.len(), 1_000);
         assert_eq!(queue.stats().dropped_overflow, 4_002);
@@ -304,8 +314,20 @@ mod tests {
     #[test]
     fn a_packet_larger_than_the_quantum_waits_its_turns_and_goes() {
         let mut queue = FairQueue::new(QueueConfig { quantum: 100, ..QueueConfig::default() });
-        queue.push(Class::Bulk, 1, 64_000, (1, 0), Instant::ZERO);
-        queue.push(Class::Bulk, 2, 100, (2, 0), Instant::ZERO);
+        queue.push(Class::Bulk, 1, one(64_000), (1, 0), Instant::ZERO);
+        queue.push(Class::Bulk, 2, one(100), (2, 0), Instant::ZERO);
         assert_eq!(drain(&mut queue, Instant::ZERO), [(2, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn a_run_counts_as_the_packets_in_it() {
+        let mut queue = queue();
+        let run = Size { packets: 45, bytes: 60_000 };
+        for n in 0..30 {
+            queue.push(Class::Bulk, 1, run, (1, n), Instant::from_millis(u64::from(n)));
+        }
+        assert_eq!((queue.len(), queue.stats().dropped_overflow), (22 * 45, 8 * 45));
+        assert_eq!(drain(&mut queue, Instant::from_millis(53))[0], (1, 28), "what waited too long went whole");
+        assert_eq!((queue.len(), queue.stats().dropped_sojourn), (0, 20 * 45));
     }
 }

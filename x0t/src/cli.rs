@@ -195,6 +195,10 @@ pub struct NodeArgs {
     /// The TUN device: `auto` uses one if allowed to, `require` fails without, or give its name [default: auto].
     #[arg(long, env = "X0T_TUN", value_name = "auto|off|require|NAME")]
     pub tun: Option<TunSetting>,
+
+    /// Exchange packets with the kernel one by one: for devices and drivers that get segmentation wrong
+    #[arg(long)]
+    pub no_offload: bool,
 }
 
 /// `x0t up`.

@@ -16,8 +16,8 @@ use crate::resolve::resolve_all;
 
 /// Whether any flag of the node's settings was given.
 pub fn has_settings(args: &NodeArgs) -> bool {
-    let NodeArgs { listen, advertise, peers, http, tun } = args;
-    !(listen.is_empty() && advertise.is_empty() && peers.is_empty() && http.is_none() && tun.is_none())
+    let NodeArgs { listen, advertise, peers, http, tun, no_offload } = args;
+    !(listen.is_empty() && advertise.is_empty() && peers.is_empty() && http.is_none() && tun.is_none() && !no_offload)
 }
 
 /// `mesh` with the flags that were given put in place of what it says.
@@ -34,6 +34,7 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     if let Some(http) = args.http {
         mesh.http = HttpSetting::address(http);
     }
+    mesh.offload &= !args.no_offload;
     match &args.tun {
         None => {}
         Some(TunSetting::Auto) => mesh.tun = TunMode::Auto,

@@ -10,7 +10,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use x0t_model::{Entropy, Instant, NodeId, TrustDomain, UnixTime};
-use x0t_node::{Command, Input, Node, Output, RecordKind, Reply, Target, View, What};
+use x0t_node::{Command, Input, Node, Offload, Output, RecordKind, Reply, Target, Train, View, What};
 
 use crate::crypto::Cryptography;
 use crate::invariants::{Broken, Invariants, Lookup};
@@ -233,8 +233,8 @@ impl World {
     }
 
     /// A datagram from anywhere arrives at a host at once.
-    pub fn inject(&mut self, to: usize, from: SocketAddr, mut bytes: Vec<u8>) {
-        self.handle(to, Input::Datagram { from, interface: 1, bytes: &mut bytes });
+    pub fn inject(&mut self, to: usize, from: SocketAddr, bytes: Vec<u8>) {
+        self.handle(to, Input::Datagrams { from, interface: 1, train: Train::single(bytes) });
     }
 
     /// Writes down every datagram that a host sends from here on: who, where to, what.
@@ -454,7 +454,7 @@ impl World {
         packet.extend_from_slice(&source.octets());
         packet.extend_from_slice(&self.address(b).octets());
         packet.extend_from_slice(payload);
-        self.handle(a, Input::LocalPacket(&packet));
+        self.handle(a, Input::LocalPacket { bytes: &packet, offload: Offload::default() });
     }
 
     /// How many packets a host was handed by its node.
@@ -472,7 +472,7 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, to: usize, from: usize, mut bytes: Vec<u8>) {
+    fn arrive(&mut self, to: usize, from: usize, bytes: Vec<u8>) {
         if self.hosts[to].frozen {
             if self.hosts[to].backlog.len() < BACKLOG_MAX {
                 self.hosts[to].backlog.push((from, bytes));
@@ -482,7 +482,8 @@ impl World {
         self.digest.update(&self.now.as_nanos().to_be_bytes());
         self.digest.update(&(to as u64).to_be_bytes());
         self.digest.update(&bytes);
-        self.handle(to, Input::Datagram { from: Network::address(from), interface: 1, bytes: &mut bytes });
+        let from = Network::address(from);
+        self.handle(to, Input::Datagrams { from, interface: 1, train: Train::single(bytes) });
     }
 
     fn fire(&mut self, host: usize) {
@@ -505,7 +506,11 @@ impl World {
     fn drain(&mut self, host: usize) {
         while let Some(output) = self.hosts[host].node.as_mut().and_then(Node::poll_output) {
             match output {
-                Output::Datagram { to, bytes } => self.transmit(host, to, bytes),
+                Output::Datagrams { to, train } => {
+                    for datagram in train.datagrams() {
+                        self.transmit(host, to, datagram.to_vec());
+                    }
+                }
                 Output::Persist(record) => {
                     self.hosts[host].disk.insert(record.kind, record.bytes);
                 }
@@ -516,7 +521,7 @@ impl World {
                     self.invariants.heard(self.hosts[host].id, &event.what);
                     self.events.push((host, event.at, event.what));
                 }
-                Output::LocalPacket(_) => self.hosts[host].delivered += 1,
+                Output::LocalPackets(delivery) => self.hosts[host].delivered += delivery.count(),
                 Output::Stopped => self.kill(host),
             }
         }

@@ -6,20 +6,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use x0t_model::{Instant, NodeId, SpiffeId};
 
+use crate::host::{Delivery, HostOffload, Offload};
+use crate::train::Train;
+
 /// Something happened. One input, then drain [`crate::Node::poll_output`].
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A UDP datagram arrived. Opened in place.
-    Datagram {
-        /// Who the underlay says sent it.
+    /// UDP datagrams of one sender arrived, as many as the kernel handed over in one piece. Opened in place.
+    Datagrams {
+        /// Who the underlay says sent them.
         from: SocketAddr,
-        /// Index of the interface it arrived on; 0 if unknown.
+        /// Index of the interface they arrived on; 0 if unknown.
         interface: u32,
-        /// The datagram.
-        bytes: &'a mut [u8],
+        /// The datagrams.
+        train: Train,
     },
-    /// The host wants an IPv6 packet carried (it came from the TUN).
-    LocalPacket(&'a [u8]),
+    /// The host wants an IPv6 packet carried, or a super-packet that stands for many (it came from the TUN).
+    LocalPacket {
+        /// The packet.
+        bytes: &'a [u8],
+        /// What the host has left undone in it.
+        offload: Offload,
+    },
+    /// There is an interface to the host, and this is what it takes over. Nothing until it is said.
+    HostInterface(HostOffload),
     /// The kernel says an interface gained or lost its carrier, or went away.
     Interface {
         /// Interface index.
@@ -46,15 +56,15 @@ pub enum Input<'a> {
 /// Something to do, in this order.
 #[derive(Debug)]
 pub enum Output {
-    /// Send a UDP datagram.
-    Datagram {
+    /// Send UDP datagrams.
+    Datagrams {
         /// Where to.
         to: SocketAddr,
         /// What.
-        bytes: Vec<u8>,
+        train: Train,
     },
-    /// Hand an IPv6 packet to the host (write it to the TUN).
-    LocalPacket(Vec<u8>),
+    /// Hand IPv6 packets to the host (write them to the TUN).
+    LocalPackets(Delivery),
     /// Make this durable (written, fsynced, renamed into place) before performing any later output.
     Persist(Record),
     /// The answer to a command.

@@ -145,7 +145,7 @@ impl Node {
         Trace { number, ttl }.encode(&mut payload);
         let kind = PayloadKind::TraceProbe;
         let hop = HopHeader { src: self.me, dst: target, ttl, kind, flags: 0, flow: 0 };
-        self.carry(&hop, &payload, None);
+        self.carry(hop, &payload);
     }
 
     /// A node on the way, or the target itself, has answered a probe.

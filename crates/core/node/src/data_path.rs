@@ -1,31 +1,67 @@
 //! A packet's story, downward: from the host, sealed end to end, hop by hop, opened, to the host.
+//!
+//! Packets that belong together stay together: a super-packet of the host becomes a [`Train`] of sealed packets in one buffer, a
+//! relay seals new hop headers into the train where it stands, and at the end the opened packets are handed over in the buffer they
+//! came in. Whatever is the same for a whole train is looked up once.
+
+use std::iter::repeat;
+use std::net::SocketAddr;
+use std::ops::Range;
 
 use x0t_model::NodeId;
 use x0t_overlay::hop::PayloadKind;
-use x0t_overlay::{Carrier, HopHeader, Opened, SessionId};
+use x0t_overlay::packet::{self as outer, DATAGRAM_FRONT, FORWARD_OVERHEAD};
+use x0t_overlay::{Carrier, HopHeader, Opened, SessionId, TAG_LEN};
 use x0t_routing::{LinkId, NextHop};
 
 use crate::api::Output;
-use crate::egress::Class;
+use crate::egress::{Class, Lane, Run};
 use crate::ends::Way;
-use crate::message::{EndDatagram, Trace};
+use crate::host::{Delivery, Offload};
+use crate::message::{EndDatagram, PACKET, PACKET_LEN_MAX, Trace, UNSUMMED};
 use crate::node::Node;
 use crate::packet;
+use crate::segment::Cut;
+use crate::train::Train;
 
 /// How many hops a packet may take. Beyond what routing allows a path to have, so it ends a loop and never a path.
 pub(crate) const TIME_TO_LIVE: u8 = 40;
 /// Shorter packets are treated as interactive: echo, acknowledgements, keystrokes.
 const INTERACTIVE_LEN_MAX: usize = 256;
 
+/// What is to become of an opened packet of a train.
+#[derive(Clone, Debug)]
+pub(crate) enum Fate {
+    /// It goes on, over `link`, under `hop`.
+    Relay { place: Range<usize>, hop: HopHeader, link: LinkId },
+    /// It is an IPv6 packet for the host.
+    Deliver { place: Range<usize>, unsummed: bool },
+}
+
+/// What was found out about one packet of a train and probably holds for the next.
+#[derive(Default)]
+struct Lookups {
+    heard: Option<SessionId>,
+    way: Option<((NodeId, u32, LinkId), Option<LinkId>)>,
+}
+
 impl Node {
-    /// The host wants a packet carried.
-    pub(crate) fn on_local_packet(&mut self, bytes: &[u8]) {
+    /// The host wants a packet carried, or a super-packet that stands for many.
+    pub(crate) fn on_local_packet(&mut self, bytes: &[u8], offload: Offload) {
         let Ok(summary) = packet::summarise(bytes) else {
             self.stats.local_packets_malformed += 1;
             return;
         };
         if summary.source != self.prefix.address(self.me) {
             self.stats.local_packets_of_others += 1;
+            return;
+        }
+        let Ok(cut) = Cut::new(bytes, offload, PACKET_LEN_MAX) else {
+            self.stats.local_packets_malformed += 1;
+            return;
+        };
+        if cut.len(0) > PACKET_LEN_MAX {
+            self.stats.local_packets_too_long += 1;
             return;
         }
         let Some(destination) = self.resolve(summary.destination) else {
@@ -36,12 +72,43 @@ impl Node {
             return;
         };
         if destination == self.me {
-            return self.push(Output::LocalPacket(bytes.to_vec()));
+            return self.return_to_host(&cut);
         }
-        let mut datagram = Vec::with_capacity(bytes.len() + 1);
-        EndDatagram::Packet(bytes).encode(&mut datagram);
-        if !self.send_to_end(destination, summary.flow, &datagram) {
+        let sent = match self.ends.session_of(destination) {
+            Some(session) => self.send_packets(session, destination, summary.flow, &cut),
+            None => self.keep_until_sealed(destination, summary.flow, &cut),
+        };
+        if !sent {
             self.answer_unreachable(bytes);
+        }
+    }
+
+    /// Seals the packets of a cut and puts them on their way. False if there is none.
+    fn send_packets(&mut self, session: SessionId, dst: NodeId, flow: u32, cut: &Cut<'_>) -> bool {
+        let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
+        let run = Run { count: cut.count(), len: cut.len(0) + 1, last_len: cut.len(cut.count() - 1) + 1 };
+        self.send_run(session, dst, flow, run, |index, datagram| {
+            datagram[0] = kind;
+            cut.write(index, &mut datagram[1..]);
+        })
+    }
+
+    /// Without a session packets wait for one.
+    fn keep_until_sealed(&mut self, dst: NodeId, flow: u32, cut: &Cut<'_>) -> bool {
+        let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
+        (0..cut.count()).all(|index| {
+            let mut datagram = vec![kind; cut.len(index) + 1];
+            cut.write(index, &mut datagram[1..]);
+            self.send_to_end(dst, flow, &datagram)
+        })
+    }
+
+    /// The host speaks to itself through the mesh.
+    fn return_to_host(&mut self, cut: &Cut<'_>) {
+        for index in 0..cut.count() {
+            let mut packet = vec![0; cut.len(index)];
+            cut.write(index, &mut packet);
+            self.deliver_alone(&packet, cut.is_unsummed());
         }
     }
 
@@ -59,81 +126,302 @@ impl Node {
     }
 
     pub(crate) fn send_sealed(&mut self, session: SessionId, node: NodeId, flow: u32, datagram: &[u8]) -> bool {
-        let mut sealed = Vec::with_capacity(datagram.len() + 64);
-        if self.endpoint.seal_datagram_packet(session, datagram, &mut sealed).is_err() {
-            self.stats.end_packets_unsealed += 1;
-            return true;
-        }
-        self.originate(node, PayloadKind::EndToEnd, flow, &sealed)
+        let run = Run { count: 1, len: datagram.len(), last_len: datagram.len() };
+        self.send_run(session, node, flow, run, |_, out| out.copy_from_slice(datagram))
     }
 
-    /// Starts a payload on its way. False if there is no way.
+    /// Lays out datagrams of a session for a far end, seals them once end to end and, unless that end is the neighbour itself, a hop
+    /// header in front of each. `write` is told which datagram to write where. False if there is no way.
+    fn send_run(
+        &mut self,
+        session: SessionId,
+        dst: NodeId,
+        flow: u32,
+        mut run: Run,
+        write: impl Fn(usize, &mut [u8]),
+    ) -> bool {
+        let Some(link) = self.next_link(dst, flow, None) else { return false };
+        let Some((peer, link_session, to)) = self.carrier_of(link) else { return false };
+        let front = if peer == dst { 0 } else { FORWARD_OVERHEAD };
+        let class = if run.count == 1 && run.len <= INTERACTIVE_LEN_MAX { Class::Interactive } else { Class::Bulk };
+        let lane = Lane { link, to, class, flow };
+        let hop = HopHeader { src: self.me, dst, ttl: TIME_TO_LIVE, kind: PayloadKind::EndToEnd, flags: 0, flow };
+        let around = front + DATAGRAM_FRONT + TAG_LEN;
+        (run.len, run.last_len) = (run.len + around, run.last_len + around);
+        let mut written = 0;
+        while run.count > 0 {
+            let (room, count) = self.egress.reserve(lane, run, &mut self.pool, self.now);
+            for (index, packet) in room.chunks_mut(run.len).enumerate() {
+                let end = packet.len() - TAG_LEN;
+                write(written + index, &mut packet[front + DATAGRAM_FRONT..end]);
+            }
+            let mut sealed = self.endpoint.seal_datagrams(session, room, run.len, front).map(drop);
+            if front > 0 && sealed.is_ok() {
+                sealed = self.endpoint.seal_hops(link_session, room, run.len, repeat(hop));
+            }
+            if sealed.is_err() {
+                let bytes = room.len();
+                self.egress.retract(bytes);
+                self.stats.end_packets_unsealed += run.count as u64;
+                break;
+            }
+            (written, run.count) = (written + count, run.count - count);
+        }
+        self.router.carried_data(link, self.now);
+        true
+    }
+
+    /// Starts a payload that is no packet of a session at work on its way. False if there is no way.
     pub(crate) fn originate(&mut self, dst: NodeId, kind: PayloadKind, flow: u32, payload: &[u8]) -> bool {
-        let hop = HopHeader { src: self.me, dst, ttl: TIME_TO_LIVE, kind, flags: 0, flow };
-        self.carry(&hop, payload, None)
+        self.carry(HopHeader { src: self.me, dst, ttl: TIME_TO_LIVE, kind, flags: 0, flow }, payload)
     }
 
     /// Puts a payload on the link that leads to its destination. False if there is none.
-    pub(crate) fn carry(&mut self, hop: &HopHeader, payload: &[u8], from: Option<LinkId>) -> bool {
-        let link = match self.router.next_hop(hop.dst, hop.flow, from) {
-            NextHop::Via(link) => link,
-            NextHop::Local => return false,
-            NextHop::Unreachable { requested } => {
-                self.stats.packets_unroutable += 1;
-                // Who sends to somebody nobody announced looks for it; who merely relays leaves that to the sender.
-                if from.is_none() && !requested {
-                    self.router.seek(hop.dst, self.now);
-                }
-                return false;
-            }
-        };
-        let Some((session, address)) = self.links.get(link).map(|link| (link.proven.session, link.proven.address))
-        else {
-            self.stats.packets_unroutable += 1;
-            return false;
-        };
-        let mut packet = Vec::with_capacity(payload.len() + 80);
-        if self.endpoint.seal_forward(session, hop, payload, &mut packet).is_err() {
+    pub(crate) fn carry(&mut self, hop: HopHeader, payload: &[u8]) -> bool {
+        let Some(link) = self.next_link(hop.dst, hop.flow, None) else { return false };
+        self.carry_over(link, hop, payload)
+    }
+
+    fn carry_over(&mut self, link: LinkId, hop: HopHeader, payload: &[u8]) -> bool {
+        let Some((_, session, to)) = self.carrier_of(link) else { return false };
+        let class = if payload.len() <= INTERACTIVE_LEN_MAX { Class::Interactive } else { Class::Bulk };
+        let lane = Lane { link, to, class, flow: hop.flow };
+        let len = FORWARD_OVERHEAD + payload.len();
+        let run = Run { count: 1, len, last_len: len };
+        let (room, _) = self.egress.reserve(lane, run, &mut self.pool, self.now);
+        room[FORWARD_OVERHEAD..].copy_from_slice(payload);
+        let sealed = self.endpoint.seal_hops(session, room, len, [hop]);
+        if sealed.is_err() {
+            self.egress.retract(len);
             self.stats.packets_unsealed += 1;
             return false;
         }
         self.router.carried_data(link, self.now);
-        let class = if payload.len() <= INTERACTIVE_LEN_MAX { Class::Interactive } else { Class::Bulk };
-        self.egress.push(link, address, class, hop.flow, packet, self.now);
         true
     }
 
-    /// A neighbour hands on a packet.
-    pub(crate) fn on_forward(&mut self, session: SessionId, mut hop: HopHeader, payload: &mut [u8]) {
-        let Some(link) = self.links.of_session(session) else {
-            self.stats.packets_of_no_link += 1;
-            return;
-        };
-        self.router.carried_data(link, self.now);
-        if hop.dst == self.me {
-            return self.on_arrival(hop, payload);
+    /// The link that leads to a destination; none if it cannot be reached.
+    fn next_link(&mut self, dst: NodeId, flow: u32, from: Option<LinkId>) -> Option<LinkId> {
+        match self.router.next_hop(dst, flow, from) {
+            NextHop::Via(link) => Some(link),
+            NextHop::Local => None,
+            NextHop::Unreachable { requested } => {
+                self.stats.packets_unroutable += 1;
+                // Who sends to somebody nobody announced looks for it; who merely relays leaves that to the sender.
+                if from.is_none() && !requested {
+                    self.router.seek(dst, self.now);
+                }
+                None
+            }
         }
+    }
+
+    /// Who is at the other end of a link, the session that seals for it, and where it is.
+    fn carrier_of(&mut self, link: LinkId) -> Option<(NodeId, SessionId, SocketAddr)> {
+        let carrier = self.links.get(link).map(|link| (link.proven.peer, link.proven.session, link.proven.address));
+        self.stats.packets_unroutable += u64::from(carrier.is_none());
+        carrier
+    }
+
+    /// A train came from the underlay.
+    pub(crate) fn on_datagrams(&mut self, from: SocketAddr, interface: u32, mut train: Train) {
+        self.stats.datagrams_received += train.count() as u64;
+        let mut fates = std::mem::take(&mut self.fates);
+        let mut lookups = Lookups::default();
+        let stride = train.stride().max(1);
+        for (index, datagram) in train.datagrams_mut().enumerate() {
+            let start = index * stride;
+            fates.extend(self.open(from, interface, start, datagram, &mut lookups));
+        }
+        self.act_on(&fates, train);
+        fates.clear();
+        self.fates = fates;
+    }
+
+    /// Opens a datagram that begins `start` bytes into its train, and deals with it unless it is to be relayed or delivered.
+    fn open(
+        &mut self,
+        from: SocketAddr,
+        interface: u32,
+        start: usize,
+        datagram: &mut [u8],
+        lookups: &mut Lookups,
+    ) -> Option<Fate> {
+        let end = start + datagram.len();
+        match datagram.first() {
+            Some(&outer::JOIN) => {
+                self.on_join_packet(from, datagram);
+                return None;
+            }
+            Some(&outer::PROTECTED) if self.endpoint.is_stray(datagram) => {
+                self.on_stray(from);
+                return None;
+            }
+            _ => {}
+        }
+        match self.endpoint.handle_datagram(Carrier::Udp(from), datagram, self.now, self.wall)? {
+            Opened::Forward { session, hop, payload } => {
+                let Some(link) = self.links.of_session(session) else {
+                    self.stats.packets_of_no_link += 1;
+                    return None;
+                };
+                if lookups.heard.replace(session) != Some(session) {
+                    self.heard(session, interface);
+                    self.router.carried_data(link, self.now);
+                }
+                if hop.dst != self.me {
+                    return self.on_transit(link, hop, payload, start..end, lookups);
+                }
+                let unsummed = self.on_arrival(hop, payload)?;
+                let place = start + FORWARD_OVERHEAD + DATAGRAM_FRONT + 1..end - TAG_LEN;
+                Some(Fate::Deliver { place, unsummed })
+            }
+            Opened::Datagram { session, bytes } => {
+                let Some(far_end) = self.ends.node_of(session) else {
+                    self.heard(session, interface);
+                    self.on_link_datagram(session, bytes);
+                    return None;
+                };
+                if lookups.heard.replace(session) != Some(session) {
+                    self.heard_directly(far_end, from);
+                }
+                let unsummed = self.on_end_datagram(session, bytes)?;
+                Some(Fate::Deliver { place: start + DATAGRAM_FRONT + 1..end - TAG_LEN, unsummed })
+            }
+        }
+    }
+
+    /// A far end's own packet came without any relay: its link lives.
+    fn heard_directly(&mut self, far_end: NodeId, from: SocketAddr) {
+        if let Some(link) = self.links.of_peer(far_end)
+            && self.links.get(link).is_some_and(|link| link.proven.address == from)
+        {
+            self.router.heard(link, self.now);
+            self.router.carried_data(link, self.now);
+            if let Some(link) = self.links.get_mut(link) {
+                link.heard_at = self.now;
+            }
+        }
+    }
+
+    /// Somebody at a neighbour's address seals for a session that is not held here: the neighbour may start a new one.
+    fn on_stray(&mut self, from: SocketAddr) {
+        self.stats.end_packets_stray += 1;
+        if !self.stray_answers.take(self.now) {
+            return;
+        }
+        let neighbor = self.links.iter().find(|(_, link)| link.proven.address == from);
+        if let Some((id, peer)) = neighbor.map(|(id, link)| (id, link.proven.peer)) {
+            let kind = PayloadKind::NoSession;
+            let hop = HopHeader { src: self.me, dst: peer, ttl: TIME_TO_LIVE, kind, flags: 0, flow: 0 };
+            self.carry_over(id, hop, &[]);
+        }
+    }
+
+    /// A neighbour hands on a packet that is for somebody else.
+    fn on_transit(
+        &mut self,
+        from: LinkId,
+        mut hop: HopHeader,
+        payload: &[u8],
+        place: Range<usize>,
+        lookups: &mut Lookups,
+    ) -> Option<Fate> {
         if hop.src == self.me {
             self.stats.packets_returned += 1;
-            return;
+            return None;
         }
         if hop.ttl <= 1 {
             self.stats.packets_expired += 1;
             if hop.kind == PayloadKind::TraceProbe {
                 self.answer_trace(hop.src, payload);
             }
-            return;
+            return None;
         }
         hop.ttl -= 1;
-        if self.carry(&hop, payload, Some(link)) {
-            self.stats.packets_forwarded += 1;
-        }
+        let asked = (hop.dst, hop.flow, from);
+        let link = match lookups.way {
+            Some((known, link)) if known == asked => link,
+            _ => {
+                let link = self.next_link(hop.dst, hop.flow, Some(from));
+                lookups.way = Some((asked, link));
+                link
+            }
+        }?;
+        Some(Fate::Relay { place, hop, link })
     }
 
-    /// A packet has reached its destination.
-    fn on_arrival(&mut self, hop: HopHeader, payload: &mut [u8]) {
+    /// Relays and delivers what a train held.
+    fn act_on(&mut self, fates: &[Fate], mut train: Train) {
+        if self.relays_as_it_is(fates, train.stride()) {
+            return self.relay_in_place(fates, train);
+        }
+        for fate in fates {
+            match fate {
+                Fate::Relay { place, hop, link } => {
+                    let payload = &train.bytes()[place.start + FORWARD_OVERHEAD..place.end];
+                    self.stats.packets_forwarded += u64::from(self.carry_over(*link, *hop, payload));
+                }
+                Fate::Deliver { place, unsummed } => {
+                    self.stats.packets_delivered += 1;
+                    self.coalescer.push(train.bytes_mut(), place.clone(), *unsummed, self.host_offload);
+                }
+            }
+        }
+        if self.coalescer.is_empty() {
+            return self.pool.give(train);
+        }
+        let spent = self.pool.take_delivery();
+        let delivery = self.coalescer.finish(train, spent);
+        self.push(Output::LocalPackets(delivery));
+    }
+
+    /// Whether all that is left of a train goes the same way, so that it can go as it stands.
+    fn relays_as_it_is(&self, fates: &[Fate], stride: usize) -> bool {
+        let Some((Fate::Relay { hop: first, link: over, .. }, _)) = fates.split_first() else { return false };
+        let last = fates.len() - 1;
+        fates.iter().enumerate().all(|(index, fate)| match fate {
+            Fate::Relay { place, hop, link } => {
+                link == over && hop.flow == first.flow && (place.len() == stride || index == last)
+            }
+            Fate::Deliver { .. } => false,
+        })
+    }
+
+    /// Seals new hop headers where the old ones stood and sends the buffer on. Packets behind one that was dropped move up.
+    fn relay_in_place(&mut self, fates: &[Fate], mut train: Train) {
+        let Some(Fate::Relay { hop, link, .. }) = fates.first() else { return };
+        let (link, flow) = (*link, hop.flow);
+        let Some((_, session, to)) = self.carrier_of(link) else { return self.pool.give(train) };
+        let (stride, mut end) = (train.stride(), 0);
+        for fate in fates {
+            let Fate::Relay { place, .. } = fate else { continue };
+            if place.start != end {
+                train.bytes_mut().copy_within(place.clone(), end);
+            }
+            end += place.len();
+        }
+        train.set(end, stride);
+        let hops = fates.iter().filter_map(|fate| match fate {
+            Fate::Relay { hop, .. } => Some(*hop),
+            Fate::Deliver { .. } => None,
+        });
+        let stride = train.stride();
+        if self.endpoint.seal_hops(session, train.bytes_mut(), stride, hops).is_err() {
+            self.stats.packets_unsealed += fates.len() as u64;
+            return self.pool.give(train);
+        }
+        self.stats.packets_forwarded += fates.len() as u64;
+        self.router.carried_data(link, self.now);
+        let short = fates.len() == 1 && end <= FORWARD_OVERHEAD + INTERACTIVE_LEN_MAX;
+        let class = if short { Class::Interactive } else { Class::Bulk };
+        self.egress.push(Lane { link, to, class, flow }, train, &mut self.pool, self.now);
+    }
+
+    /// A packet has reached its destination. Some if it holds an IPv6 packet for the host, and whether that one is unsummed.
+    fn on_arrival(&mut self, hop: HopHeader, payload: &mut [u8]) -> Option<bool> {
         match hop.kind {
-            PayloadKind::EndToEnd => self.on_end_packet(hop.src, payload),
+            PayloadKind::EndToEnd => return self.on_end_packet(hop.src, payload),
             PayloadKind::TraceProbe => self.answer_trace(hop.src, payload),
             PayloadKind::TraceReply => match Trace::decode(payload) {
                 Ok(trace) => self.on_trace_reply(hop.src, trace),
@@ -145,31 +433,36 @@ impl Node {
                 }
             }
         }
+        None
     }
 
-    fn on_end_packet(&mut self, from: NodeId, packet: &mut [u8]) {
+    fn on_end_packet(&mut self, from: NodeId, packet: &mut [u8]) -> Option<bool> {
         // What members carry for joiners is rationed, so it comes in sessions and by no other way.
-        if packet.first() == Some(&x0t_overlay::packet::JOIN) {
+        if packet.first() == Some(&outer::JOIN) {
             self.stats.join_packets_dropped += 1;
-            return;
+            return None;
         }
         if self.endpoint.is_stray(packet) {
             self.stats.end_packets_stray += 1;
             self.originate(from, PayloadKind::NoSession, 0, &[]);
-            return;
+            return None;
         }
-        match self.endpoint.handle_datagram(Carrier::Overlay(from), packet, self.now, self.wall) {
-            Some(Opened::Datagram { session, bytes }) => self.on_end_datagram(session, bytes),
-            Some(Opened::Forward { .. }) => self.stats.packets_of_no_link += 1,
-            None => {}
+        match self.endpoint.handle_datagram(Carrier::Overlay(from), packet, self.now, self.wall)? {
+            Opened::Datagram { session, bytes } => self.on_end_datagram(session, bytes),
+            Opened::Forward { .. } => {
+                self.stats.packets_of_no_link += 1;
+                None
+            }
         }
     }
 
-    /// A far end said something in its session.
-    pub(crate) fn on_end_datagram(&mut self, session: SessionId, bytes: &[u8]) {
-        let Some(from) = self.ends.node_of(session) else { return };
+    /// A far end said something in its session. Some if it is an IPv6 packet for the host, in all bytes but the first, and whether it
+    /// is unsummed.
+    pub(crate) fn on_end_datagram(&mut self, session: SessionId, bytes: &[u8]) -> Option<bool> {
+        let from = self.ends.node_of(session)?;
         match EndDatagram::decode(bytes) {
-            Ok(EndDatagram::Packet(packet)) => self.deliver(from, packet),
+            Ok(EndDatagram::Packet(packet)) => return self.is_admissible(from, packet, false).then_some(false),
+            Ok(EndDatagram::Unsummed(packet)) => return self.is_admissible(from, packet, true).then_some(true),
             Ok(EndDatagram::Ping { number, padding }) => {
                 let mut answer = Vec::with_capacity(padding.len() + 9);
                 EndDatagram::Pong { number, padding }.encode(&mut answer);
@@ -180,19 +473,32 @@ impl Node {
             Ok(EndDatagram::JoinOutbound { remote, packet }) => self.on_join_answer(from, remote, packet),
             Err(_) => self.stats.end_datagrams_malformed += 1,
         }
+        None
     }
 
-    /// Hands a packet to the host. Its inner source must be the identity that sealed it: nobody speaks for another address.
-    fn deliver(&mut self, from: NodeId, bytes: &[u8]) {
-        match packet::summarise(bytes) {
-            Ok(summary) if summary.source != self.prefix.address(from) => self.stats.packets_spoofed += 1,
-            Ok(summary) if summary.destination != self.prefix.address(self.me) => self.stats.packets_spoofed += 1,
-            Ok(_) => {
-                self.stats.packets_delivered += 1;
-                self.push(Output::LocalPacket(bytes.to_vec()));
+    /// Whether the host may have a packet. Its inner source must be the identity that sealed it: nobody speaks for another address.
+    fn is_admissible(&mut self, from: NodeId, packet: &[u8], unsummed: bool) -> bool {
+        match packet::ends(packet, unsummed) {
+            Ok((source, destination)) => {
+                let rightful = source == self.prefix.address(from) && destination == self.prefix.address(self.me);
+                self.stats.packets_spoofed += u64::from(!rightful);
+                rightful
             }
-            Err(_) => self.stats.end_datagrams_malformed += 1,
+            Err(_) => {
+                self.stats.end_datagrams_malformed += 1;
+                false
+            }
         }
+    }
+
+    /// Hands one packet to the host that did not come in a train.
+    pub(crate) fn deliver_alone(&mut self, packet: &[u8], unsummed: bool) {
+        self.stats.packets_delivered += 1;
+        let mut packet = Train::single(packet.to_vec());
+        let place = 0..packet.len();
+        self.coalescer.push(packet.bytes_mut(), place, unsummed, self.host_offload);
+        let delivery = self.coalescer.finish(packet, Delivery::default());
+        self.push(Output::LocalPackets(delivery));
     }
 
     fn answer_trace(&mut self, to: NodeId, probe: &[u8]) {
@@ -207,7 +513,7 @@ impl Node {
     fn answer_unreachable(&mut self, bytes: &[u8]) {
         self.stats.local_packets_unreachable += 1;
         if let Some(answer) = packet::unreachable(bytes, self.prefix.address(self.me)) {
-            self.push(Output::LocalPacket(answer));
+            self.push(Output::LocalPackets(Delivery::whole(answer, None)));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use x0t_model::{Instant, UnixTime};
 
-use crate::{Input, Output, View};
+use crate::{Delivery, Input, Output, Train, View};
 
 /// Something that is told what happens and says what to do.
 pub trait Drive {
@@ -14,6 +14,17 @@ pub trait Drive {
 
     /// When to call [`Self::handle`] with [`Input::Timeout`] if nothing else happens before. Ask again after every `handle`.
     fn poll_timeout(&self) -> Option<Instant>;
+
+    /// An empty train to receive into.
+    fn spare_train(&mut self) -> Train {
+        Train::empty()
+    }
+
+    /// A train that was sent: its buffer can be used again.
+    fn reclaim_train(&mut self, _train: Train) {}
+
+    /// A delivery that the host has: its buffer can be used again.
+    fn reclaim_delivery(&mut self, _delivery: Delivery) {}
 
     /// Everything there is to see.
     fn view(&self, now: Instant, wall: UnixTime) -> View;

@@ -17,6 +17,7 @@ use crate::api::{Output, What};
 use crate::message::EndDatagram;
 use crate::node::Node;
 use crate::ration::Ration;
+use crate::train::Train;
 
 /// Join packets that are carried per second, for all joiners together.
 const PACKETS_PER_SECOND: u64 = 200;
@@ -142,7 +143,7 @@ impl Node {
             self.stats.join_packets_dropped += 1;
             return;
         }
-        self.push(Output::Datagram { to: remote, bytes: packet.to_vec() });
+        self.push(Output::Datagrams { to: remote, train: Train::single(packet.to_vec()) });
     }
 
     /// A joiner presents its token.

@@ -14,12 +14,14 @@
 //! simulated is what ships.
 
 mod api;
+mod coalesce;
 mod commands;
 mod data_path;
 mod dialer;
 mod drive;
 mod egress;
 mod ends;
+mod host;
 pub mod join;
 mod join_path;
 mod links;
@@ -28,16 +30,20 @@ pub mod message;
 mod node;
 pub mod packet;
 mod ration;
+mod segment;
 mod session_path;
 mod start;
 mod stats;
+mod train;
 mod trust_path;
 mod view;
 
 pub use api::{Command, Input, NodeEvent, Output, Record, RecordKind, Reply, Target, TraceHop, What};
 pub use drive::Drive;
+pub use host::{Delivery, HostOffload, HostPacket, Offload, PartialChecksum, Segments, Transport};
 pub use message::PACKET_LEN_MAX;
 pub use node::Node;
 pub use start::{Crypto, NodeConfig, Signatures, Start, StartError, VerifyAfresh, stored_authorities};
 pub use stats::Stats;
+pub use train::{TRAIN_BYTES, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, Train};
 pub use view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, View};

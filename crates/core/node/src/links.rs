@@ -114,6 +114,11 @@ impl Links {
         self.by_session.get(&session).copied()
     }
 
+    /// The link to a neighbour.
+    pub fn of_peer(&self, peer: NodeId) -> Option<LinkId> {
+        self.by_peer.get(&peer).copied()
+    }
+
     pub fn get(&self, id: LinkId) -> Option<&Link> {
         self.by_id.get(&id)
     }

@@ -11,11 +11,19 @@ const JOIN_PACKET_LEN_MAX: usize = 1280;
 /// The most padding a ping asks to be echoed.
 pub const PING_PADDING_MAX: usize = 1200;
 
+/// First byte of [`EndDatagram::Packet`].
+pub(crate) const PACKET: u8 = 1;
+/// First byte of [`EndDatagram::Unsummed`].
+pub(crate) const UNSUMMED: u8 = 6;
+
 /// A datagram of an end-to-end session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndDatagram<'a> {
     /// An IPv6 packet between the two hosts.
     Packet(&'a [u8]),
+    /// The same, with a TCP or UDP checksum that holds the sum of the pseudo-header only. The seal around it vouches for its bytes;
+    /// whoever needs the checksum finishes it.
+    Unsummed(&'a [u8]),
     /// Asks for a [`Self::Pong`] with the same number and padding.
     Ping {
         /// Chosen by the asker.
@@ -51,7 +59,8 @@ impl<'a> EndDatagram<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         match *self {
-            Self::Packet(packet) => writer.u8(1).bytes(packet),
+            Self::Packet(packet) => writer.u8(PACKET).bytes(packet),
+            Self::Unsummed(packet) => writer.u8(UNSUMMED).bytes(packet),
             Self::Ping { number, padding } => writer.u8(2).u64(number).bytes(padding),
             Self::Pong { number, padding } => writer.u8(3).u64(number).bytes(padding),
             Self::JoinInbound { remote, packet } => encode_address(writer.u8(4), remote).bytes(packet),
@@ -63,7 +72,8 @@ impl<'a> EndDatagram<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         match reader.u8()? {
-            1 => Ok(Self::Packet(bounded("packet", reader.rest(), PACKET_LEN_MAX)?)),
+            PACKET => Ok(Self::Packet(bounded("packet", reader.rest(), PACKET_LEN_MAX)?)),
+            UNSUMMED => Ok(Self::Unsummed(bounded("packet", reader.rest(), PACKET_LEN_MAX)?)),
             2 => Ok(Self::Ping {
                 number: reader.u64()?,
                 padding: bounded("ping padding", reader.rest(), PING_PADDING_MAX)?,
@@ -179,8 +189,9 @@ mod tests {
     fn every_datagram_has_its_golden_bytes_and_survives_them() {
         let v4 = "192.0.2.1:4600".parse().unwrap();
         let v6 = "[2001:db8::1]:4600".parse().unwrap();
-        let table: [(EndDatagram<'_>, &[u8]); 5] = [
+        let table: [(EndDatagram<'_>, &[u8]); 6] = [
             (EndDatagram::Packet(&[0x60, 1]), &[1, 0x60, 1]),
+            (EndDatagram::Unsummed(&[0x60, 1]), &[6, 0x60, 1]),
             (EndDatagram::Ping { number: 258, padding: &[7] }, &[2, 0, 0, 0, 0, 0, 0, 1, 2, 7]),
             (EndDatagram::Pong { number: 1, padding: &[] }, &[3, 0, 0, 0, 0, 0, 0, 0, 1]),
             (EndDatagram::JoinInbound { remote: v4, packet: &[9] }, &[4, 4, 192, 0, 2, 1, 0x11, 0xf8, 9]),

@@ -1,25 +1,28 @@
 //! The composition: what each input means, and in which order the cores get to speak.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use x0t_identity::Svid;
 use x0t_model::{Entropy, Instant, NodeId, OverlayPrefix, SpiffeId, UnixTime};
-use x0t_overlay::{Carrier, Endpoint, Opened, Purpose, packet};
+use x0t_overlay::{Carrier, Endpoint, Purpose};
 use x0t_routing::Router;
 
 use crate::api::{Input, NodeEvent, Output, What};
+use crate::coalesce::Coalescer;
 use crate::commands::Pending;
+use crate::data_path::Fate;
 use crate::dialer::Dialer;
 use crate::drive::Drive;
 use crate::egress::Egress;
 use crate::ends::Ends;
+use crate::host::{Delivery, HostOffload};
 use crate::join_path::JoinRelay;
 use crate::links::Links;
 use crate::ration::Ration;
 use crate::start::{NodeConfig, Start, StartError};
 use crate::stats::Stats;
+use crate::train::{Pool, Train};
 use crate::trust_path::Trust;
 use crate::view::View;
 
@@ -28,6 +31,9 @@ const AWAY: Duration = Duration::from_secs(5);
 /// Refusals that are told at once, and per second from then on. All are counted.
 const REFUSALS_BURST: u64 = 64;
 const REFUSALS_PER_SECOND: u64 = 8;
+/// Answers to packets of unknown sessions, at once and per second from then on.
+const STRAYS_BURST: u64 = 16;
+const STRAYS_PER_SECOND: u64 = 16;
 /// How many outputs may wait for the shell. Beyond it the shell has stopped listening and news is dropped.
 const OUTPUTS_MAX: usize = 16_384;
 
@@ -49,6 +55,12 @@ pub struct Node {
     pub(crate) links: Links,
     pub(crate) ends: Ends,
     pub(crate) egress: Egress,
+    pub(crate) pool: Pool,
+    pub(crate) coalescer: Coalescer,
+    /// What the host's interface takes over.
+    pub(crate) host_offload: HostOffload,
+    /// The list of fates of the train at hand, kept so that none has to be allocated.
+    pub(crate) fates: Vec<Fate>,
     pub(crate) pending: Pending,
     pub(crate) join_relay: JoinRelay,
     /// Who stands behind an id: neighbours and verified origins.
@@ -56,6 +68,8 @@ pub struct Node {
     pub(crate) stats: Stats,
     /// How often refusals are told: strangers can cause them at will, and they must not wash other news away.
     pub(crate) refusals: Ration,
+    /// How often neighbours are told that a session of theirs is unknown: anybody can pretend to be one.
+    pub(crate) stray_answers: Ration,
     pub(crate) now: Instant,
     pub(crate) wall: UnixTime,
     pub(crate) started: Instant,
@@ -90,10 +104,15 @@ impl Node {
             links: Links::default(),
             ends: Ends::default(),
             egress: Egress::default(),
+            pool: Pool::default(),
+            coalescer: Coalescer::default(),
+            host_offload: HostOffload::default(),
+            fates: Vec::new(),
             pending: Pending::default(),
             join_relay: JoinRelay::new(now),
             stats: Stats::default(),
             refusals: Ration::new(REFUSALS_BURST, REFUSALS_PER_SECOND, now),
+            stray_answers: Ration::new(STRAYS_BURST, STRAYS_PER_SECOND, now),
             now,
             wall,
             started: now,
@@ -168,24 +187,6 @@ impl Node {
         self.push(Output::Event(event));
     }
 
-    fn on_datagram(&mut self, from: SocketAddr, interface: u32, bytes: &mut [u8]) {
-        self.stats.datagrams_received += 1;
-        if bytes.first() == Some(&packet::JOIN) {
-            return self.on_join_packet(from, bytes);
-        }
-        match self.endpoint.handle_datagram(Carrier::Udp(from), bytes, self.now, self.wall) {
-            Some(Opened::Forward { session, hop, payload }) => {
-                self.heard(session, interface);
-                self.on_forward(session, hop, payload);
-            }
-            Some(Opened::Datagram { session, bytes }) => {
-                self.heard(session, interface);
-                self.on_link_datagram(session, bytes);
-            }
-            None => {}
-        }
-    }
-
     /// Lets every core speak until none has anything left to say. Bounded: what a core says here answers what it was told,
     /// and nothing is told from outside meanwhile.
     fn settle(&mut self) {
@@ -258,8 +259,9 @@ impl Drive for Node {
             self.settle();
         }
         match input {
-            Input::Datagram { from, interface, bytes } => self.on_datagram(from, interface, bytes),
-            Input::LocalPacket(packet) => self.on_local_packet(packet),
+            Input::Datagrams { from, interface, train } => self.on_datagrams(from, interface, train),
+            Input::LocalPacket { bytes, offload } => self.on_local_packet(bytes, offload),
+            Input::HostInterface(offload) => self.host_offload = offload,
             Input::Interface { index, up } => self.on_interface(index, up),
             Input::SendFailed { to } => self.on_send_failed(to),
             Input::Command { id, command } => self.on_command(id, command),
@@ -273,7 +275,19 @@ impl Drive for Node {
         if let Some(output) = self.out.pop_front() {
             return Some(output);
         }
-        self.egress.pop(self.now).map(|(to, bytes)| Output::Datagram { to, bytes })
+        self.egress.pop(&mut self.pool, self.now).map(|(to, train)| Output::Datagrams { to, train })
+    }
+
+    fn spare_train(&mut self) -> Train {
+        self.pool.take()
+    }
+
+    fn reclaim_train(&mut self, train: Train) {
+        self.pool.give(train);
+    }
+
+    fn reclaim_delivery(&mut self, delivery: Delivery) {
+        self.pool.give_delivery(delivery);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -15,6 +15,7 @@ use crate::ends::Waited;
 use crate::links::{Admission, Proven};
 use crate::message::Parameters;
 use crate::node::Node;
+use crate::train::Train;
 use crate::trust_path::printable;
 
 /// What [`Event::Established`] says, in one piece.
@@ -43,8 +44,8 @@ impl Node {
                 if self.links.of_session(session).is_some() {
                     self.heard(session, 0);
                     self.on_link_datagram(session, &bytes);
-                } else {
-                    self.on_end_datagram(session, &bytes);
+                } else if let Some(unsummed) = self.on_end_datagram(session, &bytes) {
+                    self.deliver_alone(&bytes[1..], unsummed);
                 }
             }
             Event::Message { session, bytes } => self.on_message(session, bytes),
@@ -159,9 +160,8 @@ impl Node {
 
     /// Routing messages of a neighbour.
     pub(crate) fn on_link_datagram(&mut self, session: SessionId, bytes: &[u8]) {
-        match self.links.of_session(session) {
-            Some(link) => self.router.handle_message(link, bytes, self.now),
-            None => self.on_end_datagram(session, bytes),
+        if let Some(link) = self.links.of_session(session) {
+            self.router.handle_message(link, bytes, self.now);
         }
     }
 
@@ -237,7 +237,7 @@ impl Node {
                 if let Some(link) = transmit.session.and_then(|session| self.links.of_session(session)) {
                     self.router.sent(link, self.now);
                 }
-                self.push(Output::Datagram { to, bytes: transmit.bytes });
+                self.push(Output::Datagrams { to, train: Train::single(transmit.bytes) });
             }
             Carrier::Overlay(node) => {
                 self.originate(node, PayloadKind::EndToEnd, 0, &transmit.bytes);

@@ -39,6 +39,8 @@ pub struct Stats {
     pub end_datagrams_malformed: u64,
     /// Host packets that are no whole IPv6 packets.
     pub local_packets_malformed: u64,
+    /// Host packets that are longer than the mesh carries.
+    pub local_packets_too_long: u64,
     /// Host packets with a source address that is not this node's.
     pub local_packets_of_others: u64,
     /// Host packets answered with "destination unreachable".

@@ -70,7 +70,10 @@ pub async fn run<N: Drive>(
 ) -> anyhow::Result<Ending> {
     let DaemonConfig { mut state, settings, tun_mtu, assets, version, on_started } = config;
     let clock = Clock;
-    let udp = UdpSockets::bind(&settings.listen)?;
+    let mut udp = UdpSockets::bind(&settings.listen)?;
+    if !settings.offload {
+        udp.send_singly();
+    }
     let listen = udp.local_addresses();
     let tcp = settings.http.map(http::bind_tcp).transpose()?;
     let http_address = tcp.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
@@ -84,6 +87,7 @@ pub async fn run<N: Drive>(
         address: node.view(clock.now(), clock.wall()).status.overlay_address,
         network: (OverlayPrefix::of(&settings.trust_domain).network(), OverlayPrefix::BITS),
         mtu: tun_mtu,
+        offload: settings.offload,
     };
     let tun = Tun::open_as(settings.tun, &tun_config).await?;
     let links = LinkEvents::open().await.inspect_err(|error| tracing::warn!(%error, "no link events")).ok();

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use x0t_model::Instant;
-use x0t_node::{Command, Drive, Input, Output, Record, Reply};
+use x0t_node::{Command, Delivery, Drive, HostOffload, Input, Output, Record, Reply};
 
 use crate::clock::Clock;
 use crate::handle::{NodeHandle, Request, Snapshot};
@@ -32,17 +32,18 @@ use crate::link_events::{LinkChange, LinkEvents};
 use crate::news::News;
 use crate::state_dir::{StateDir, StateDirError};
 use crate::tun::Tun;
-use crate::udp::{Batch, UdpSockets};
+use crate::udp::{Batch, Received, UdpSockets};
 
 use stall::Stall;
 pub use stats::LoopStats;
 
-/// Packets taken from the host in one turn.
+/// Packets and bytes taken from the host in one turn: a few super-packets, so that nobody waits long behind them.
 const TUN_BATCH: usize = 32;
+const TUN_BATCH_BYTES: usize = 256 << 10;
 /// Rounds of receiving in one turn, so that a flood from the underlay cannot keep everything else waiting.
 const ROUNDS_MAX: usize = 4;
-/// Longer packets than this never come out of the interface.
-const PACKET_BYTES: usize = 1 << 16;
+/// Longer packets than this never come out of the interface: a header and the most that its length field can say.
+const PACKET_BYTES: usize = 40 + (1 << 16);
 /// Commands that have not been answered yet.
 const UNANSWERED_MAX: usize = 256;
 /// The same unreachable address is reported to the node at most once in this time.
@@ -136,7 +137,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             stall: None,
             stop_by: None,
             ending: None,
-            batch: Batch::new(),
+            batch: Batch::default(),
             packet: vec![0; PACKET_BYTES],
             stats: LoopStats::default(),
         };
@@ -145,10 +146,11 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
 
     /// Runs until the node has stopped.
     pub async fn run(mut self) -> Ending {
-        self.perform_outputs();
+        let offload = self.io.tun.as_ref().map_or(HostOffload::default(), Tun::offload);
+        self.handle(Input::HostInterface(offload));
         loop {
             if let Some(ending) = self.ending {
-                self.io.udp.flush();
+                self.io.udp.flush(drop);
                 return ending;
             }
             let wake = self.wait().await;
@@ -215,7 +217,8 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             self.ending.get_or_insert(Ending::Abandoned);
         }
         self.retry_persist();
-        self.io.udp.flush();
+        let node = &mut self.node;
+        self.io.udp.flush(|train| node.reclaim_train(train));
         self.perform_outputs();
         let mut more = false;
         for _ in 0..ROUNDS_MAX {
@@ -231,8 +234,13 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        self.node.handle(input, self.clock.now(), self.clock.wall());
+        self.tell(input);
         self.perform_outputs();
+    }
+
+    /// Tells the node without asking what it says: packets that are told one after the other leave together.
+    fn tell(&mut self, input: Input<'_>) {
+        self.node.handle(input, self.clock.now(), self.clock.wall());
     }
 
     /// Does what the node says, in its order, until it has nothing more to say, the kernel takes no more datagrams, or a record
@@ -241,8 +249,15 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         while self.stall.is_none() && self.io.udp.is_flushed() {
             let Some(output) = self.node.poll_output() else { return };
             match output {
-                Output::Datagram { to, bytes } => self.io.udp.send(to, bytes),
-                Output::LocalPacket(packet) => self.deliver(&packet),
+                Output::Datagrams { to, train } => {
+                    if let Some(spent) = self.io.udp.send(to, train) {
+                        self.node.reclaim_train(spent);
+                    }
+                }
+                Output::LocalPackets(delivery) => {
+                    self.deliver(&delivery);
+                    self.node.reclaim_delivery(delivery);
+                }
                 Output::Persist(record) => self.persist(record),
                 Output::Reply { id, reply } => {
                     if let Some(asker) = self.unanswered.remove(&id) {
@@ -289,38 +304,42 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         if !self.takes_in() {
             return false;
         }
-        // The batch is lent out while the node, which also sends, is told of each datagram in it.
         let mut batch = std::mem::take(&mut self.batch);
-        let full = self.io.udp.receive(&mut batch);
+        let node = &mut self.node;
+        let full = self.io.udp.receive(&mut batch, || node.spare_train());
         // What a node that was just held or has stopped does not get is lost, as datagrams may be.
-        for datagram in batch.datagrams() {
+        for Received { from, interface, train } in batch.drain() {
             if self.takes_in() {
-                self.handle(Input::Datagram {
-                    from: datagram.from,
-                    interface: datagram.interface,
-                    bytes: datagram.bytes,
-                });
+                self.handle(Input::Datagrams { from, interface, train });
             }
         }
         self.batch = batch;
         full
     }
 
+    /// Takes what the host wants carried. The node is asked what to send only after all of it is told.
     fn take_packets(&mut self) -> bool {
         let mut packet = std::mem::take(&mut self.packet);
-        let mut taken = 0;
-        while let Some(tun) = self.io.tun.as_ref().filter(|_| taken < TUN_BATCH && self.takes_in()) {
+        let (mut taken, mut bytes) = (0, 0);
+        while let Some(tun) = self.io.tun.as_mut().filter(|_| self.stall.is_none() && self.ending.is_none()) {
+            if taken == TUN_BATCH || bytes >= TUN_BATCH_BYTES {
+                break;
+            }
             match tun.try_receive(&mut packet) {
-                Ok(length) => {
-                    taken += 1;
+                Ok((length, offload)) => {
+                    (taken, bytes) = (taken + 1, bytes + length);
                     self.stats.host_packets_received += 1;
                     if packet.first().is_some_and(|byte| byte >> 4 == 6) {
-                        self.handle(Input::LocalPacket(&packet[..length]));
+                        self.tell(Input::LocalPacket { bytes: &packet[..length], offload });
                     } else {
                         self.stats.host_packets_not_ipv6 += 1;
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    taken += 1;
+                    self.stats.host_packets_malformed += 1;
+                }
                 Err(error) => {
                     tracing::error!(%error, interface = tun.name(), "the interface into the mesh is gone");
                     self.io.tun = None;
@@ -328,12 +347,37 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             }
         }
         self.packet = packet;
-        taken == TUN_BATCH
+        self.perform_outputs();
+        taken == TUN_BATCH || bytes >= TUN_BATCH_BYTES
     }
 
-    fn deliver(&mut self, packet: &[u8]) {
-        let delivered = self.io.tun.as_ref().is_some_and(|tun| tun.try_send(packet).is_ok());
-        if delivered { self.stats.host_packets_sent += 1 } else { self.stats.host_packets_dropped += 1 }
+    fn deliver(&mut self, delivery: &Delivery) {
+        let Some(tun) = &mut self.io.tun else {
+            self.stats.host_packets_dropped += delivery.count() as u64;
+            return;
+        };
+        for (packet, pieces) in delivery.packets() {
+            match tun.try_send(packet, pieces) {
+                Ok(()) => self.stats.host_packets_sent += 1,
+                Err(error) => {
+                    self.stats.host_packets_dropped += 1;
+                    if packet.offload.segments.is_some() && error.kind() == std::io::ErrorKind::InvalidInput {
+                        self.refused_super_packet(&error);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The kernel does not take a super-packet: it gets none from here on. What was lost with this one is sent again by its ends.
+    fn refused_super_packet(&mut self, error: &std::io::Error) {
+        let Some(tun) = &mut self.io.tun else { return };
+        tracing::warn!(%error, interface = tun.name(), "the kernel refused a super-packet; going on without");
+        tun.refuse_super_packets();
+        self.stats.super_packets_refused += 1;
+        let offload = tun.offload();
+        self.tell(Input::HostInterface(offload));
     }
 
     fn handle_timeout(&mut self) {

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use x0t_model::{Instant, UnixTime};
+use x0t_node::Train;
 use x0t_node::join::JoinClient;
 
 use crate::clock::Clock;
-use crate::udp::{Batch, BindError, UdpSockets};
+use crate::udp::{Batch, BindError, Received, UdpSockets};
 
 /// A join client gives up by itself after [`x0t_node::join::JOIN_DEADLINE`], and knows better why; this is a little later.
 pub const JOIN_DEADLINE: Duration = x0t_node::join::JOIN_DEADLINE.saturating_add(Duration::from_secs(1));
@@ -99,7 +100,7 @@ pub async fn drive(
 ) -> Result<(), JoinIoError> {
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)].map(|ip| SocketAddr::new(ip, 0));
     let mut udp = UdpSockets::bind(&any)?;
-    let mut batch = Batch::new();
+    let mut batch = Batch::default();
     let (mut tried, mut heard, mut unreachable) = (Vec::new(), Vec::new(), Vec::new());
     let end = Clock.now() + within;
     loop {
@@ -107,7 +108,7 @@ pub async fn drive(
             if remember(&mut tried, to) {
                 progress(JoinProgress::Asking(to));
             }
-            udp.send(to, bytes);
+            udp.send(to, Train::single(bytes));
         }
         if machine.is_done() {
             return Ok(());
@@ -126,15 +127,17 @@ pub async fn drive(
         let deadline = machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE).min(end);
         tokio::select! {
             () = udp.readable() => {}
-            () = udp.writable() => udp.flush(),
+            () = udp.writable() => udp.flush(drop),
             () = tokio::time::sleep(deadline.since(now)) => {}
         }
-        udp.receive(&mut batch);
-        for datagram in batch.datagrams() {
-            if remember(&mut heard, datagram.from) {
-                progress(JoinProgress::Heard(datagram.from));
+        udp.receive(&mut batch, Train::empty);
+        for Received { from, mut train, .. } in batch.drain() {
+            if remember(&mut heard, from) {
+                progress(JoinProgress::Heard(from));
             }
-            machine.handle_datagram(datagram.from, datagram.bytes, Clock.now(), Clock.wall());
+            for datagram in train.datagrams_mut() {
+                machine.handle_datagram(from, datagram, Clock.now(), Clock.wall());
+            }
         }
         if machine.poll_timeout().is_some_and(|deadline| deadline <= Clock.now()) {
             machine.handle_timeout(Clock.now(), Clock.wall());

@@ -1,17 +1,23 @@
 //! The host's interface into the mesh.
 
-use std::io;
+mod vnet;
+
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr};
 
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 use tun_rs::{AsyncDevice, DeviceBuilder};
+use x0t_node::{HostOffload, HostPacket, Offload};
 
 /// What the interface is called if nothing else is said.
 pub const DEFAULT_NAME: &str = "x0t0";
 /// The smallest MTU that IPv6 allows (RFC 8200 section 5), which with all headers around it still passes a 1400-byte underlay.
 pub const DEFAULT_MTU: u16 = 1280;
+
+/// Pieces of one packet: a virtio-net header and as many segments as a super-packet has at most.
+const PIECES_MAX: usize = 1 + 64;
 
 /// Whether the host gets an interface into the mesh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +43,8 @@ pub struct TunConfig {
     pub network: (Ipv6Addr, u8),
     /// The largest packet it takes.
     pub mtu: u16,
+    /// Whether to exchange super-packets and unfinished checksums with the kernel, if it can.
+    pub offload: bool,
 }
 
 /// Why there is no interface.
@@ -70,6 +78,9 @@ pub enum TunError {
 pub struct Tun {
     device: AsyncDevice,
     name: String,
+    /// Whether each packet has a virtio-net header in front.
+    vnet: bool,
+    offload: HostOffload,
 }
 
 impl std::fmt::Debug for Tun {
@@ -88,11 +99,9 @@ impl Tun {
     /// [`TunError::Create`] without the right to do so, [`TunError::SetUp`] with the step that the kernel refused.
     pub async fn open(config: &TunConfig) -> Result<Self, TunError> {
         let name = config.name.clone();
-        let device = DeviceBuilder::new()
-            .name(&name)
-            .enable(false)
-            .build_async()
-            .map_err(|source| TunError::Create { name: name.clone(), source })?;
+        let build = |offload| DeviceBuilder::new().name(&name).enable(false).offload(offload).build_async();
+        let device = if config.offload { build(true).or_else(|_| build(false)) } else { build(false) };
+        let device = device.map_err(|source| TunError::Create { name: name.clone(), source })?;
         let index = device.if_index().map_err(|source| set_up_error(&name, "find", source))?;
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|source| set_up_error(&name, "open netlink for", source))?;
@@ -100,7 +109,11 @@ impl Tun {
         let done = set_up(&handle, index, config).await;
         connection.abort();
         done?;
-        Ok(Self { device, name })
+        let offload = HostOffload { tcp: device.tcp_gso(), udp: device.udp_gso() };
+        if config.offload && !(offload.tcp && offload.udp) {
+            tracing::info!(?offload, interface = name, "the kernel takes over less than it could");
+        }
+        Ok(Self { vnet: device.tcp_gso(), device, name, offload })
     }
 
     /// As `mode` says: `Ok(None)` if there is to be none, or if there can be none and `Auto` allows that.
@@ -132,20 +145,52 @@ impl Tun {
         self.device.readable().await
     }
 
-    /// The next packet that the host wants carried.
+    /// What the kernel takes over.
+    pub fn offload(&self) -> HostOffload {
+        self.offload
+    }
+
+    /// Gives the kernel no super-packets from here on.
+    pub fn refuse_super_packets(&mut self) {
+        self.offload = HostOffload::default();
+    }
+
+    /// The next packet that the host wants carried, and what is left to do in it.
     ///
     /// # Errors
-    /// `WouldBlock` if there is none; anything else means that the interface is gone.
-    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.device.try_recv(buffer)
+    /// `WouldBlock` if there is none, `InvalidData` if what the kernel says about it makes no sense; anything else means that the
+    /// interface is gone.
+    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Offload)> {
+        if !self.vnet {
+            return Ok((self.device.try_recv(buffer)?, Offload::default()));
+        }
+        let mut header = [0; vnet::HEADER_LEN];
+        let read = self.device.try_recv_vectored(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)])?;
+        let length = read.checked_sub(vnet::HEADER_LEN).ok_or(io::ErrorKind::InvalidData)?;
+        let offload = vnet::decode(header, length).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((length, offload))
     }
 
     /// Hands a packet to the host.
     ///
     /// # Errors
-    /// `WouldBlock` if the host does not keep up, `EINVAL` for something that is no IP packet; the packet is then lost.
-    pub fn try_send(&self, packet: &[u8]) -> io::Result<()> {
-        self.device.try_send(packet).map(drop)
+    /// `WouldBlock` if the host does not keep up, `InvalidInput` for something that the kernel does not take; the packet is then lost.
+    pub fn try_send<'p>(&self, packet: &HostPacket, pieces: impl ExactSizeIterator<Item = &'p [u8]>) -> io::Result<()> {
+        let header = if self.vnet { vnet::encode(packet) } else { [0; vnet::HEADER_LEN] };
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        if self.vnet {
+            slices[0] = IoSlice::new(&header);
+            count = 1;
+        }
+        if count + pieces.len() > PIECES_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for piece in pieces {
+            slices[count] = IoSlice::new(piece);
+            count += 1;
+        }
+        self.device.try_send_vectored(&slices[..count]).map(drop)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The underlay: one UDP socket for each address family.
 //!
-//! Receives in batches, with the interface each datagram came by; a datagram that the kernel coalesced (GRO) is split again.
-//! Sends at once, or queues what the kernel cannot take yet. Addresses that the kernel says it cannot reach are collected.
+//! Receives many at once (recvmmsg), each a run of datagrams that the kernel coalesced (GRO), with the interface it came by. Sends
+//! a run in one call (GSO), or in as many as it takes where the kernel or the device cannot do that; queues what the kernel cannot
+//! take yet. Addresses that the kernel says it cannot reach are collected.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSliceMut};
@@ -13,14 +14,13 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use x0t_node::Train;
 
-/// Datagrams (or coalesced runs of them) taken from the kernel at once.
+/// Trains taken from the kernel at once.
 const BATCH: usize = 16;
-/// The largest that the kernel coalesces into one buffer.
-const SLOT_BYTES: usize = 1 << 16;
 /// What is asked for; the kernel grants up to net.core.{r,w}mem_max. 4 MiB is 30 ms of traffic at 1 Gb/s.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// Datagrams that wait for the kernel, for each family. Who sends is to look at [`UdpSockets::is_flushed`] first; this bounds those
+/// Trains that wait for the kernel, for each family. Who sends is to look at [`UdpSockets::is_flushed`] first; this bounds those
 /// who do not.
 const QUEUE_MAX: usize = 64;
 /// Unreachable addresses remembered between two looks.
@@ -60,6 +60,10 @@ pub struct UdpStats {
     pub datagrams_sent: u64,
     /// Bytes in them.
     pub bytes_sent: u64,
+    /// System calls that sent them.
+    pub send_calls: u64,
+    /// Trains that came from the kernel in one piece.
+    pub trains_received: u64,
     /// Datagrams that had to wait for the kernel.
     pub datagrams_queued: u64,
     /// Datagrams dropped because too many waited.
@@ -70,6 +74,8 @@ pub struct UdpStats {
     pub datagrams_dropped_too_big: u64,
     /// Datagrams that the kernel refused for any other reason.
     pub datagrams_refused: u64,
+    /// Runs that a device could not send in one call, so that its datagrams went one by one.
+    pub segmentation_refused: u64,
     /// ICMP errors about destinations.
     pub icmp_errors: u64,
     /// Errors while receiving.
@@ -83,6 +89,8 @@ pub struct UdpSockets {
     v6: Option<Socket>,
     unreachable: BTreeSet<SocketAddr>,
     stats: UdpStats,
+    /// Whether runs are sent in one call.
+    segments: bool,
 }
 
 #[derive(Debug)]
@@ -90,7 +98,16 @@ struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
-    queue: VecDeque<(SocketAddr, Vec<u8>)>,
+    queue: VecDeque<Sending>,
+}
+
+/// A train on its way into the kernel.
+#[derive(Debug)]
+struct Sending {
+    to: SocketAddr,
+    train: Train,
+    /// Bytes that the kernel has taken, or has refused for good.
+    done: usize,
 }
 
 impl UdpSockets {
@@ -100,7 +117,8 @@ impl UdpSockets {
     /// # Errors
     /// `InUse` with the port, or what the operating system said.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, BindError> {
-        let mut sockets = Self { v4: None, v6: None, unreachable: BTreeSet::new(), stats: UdpStats::default() };
+        let mut sockets =
+            Self { v4: None, v6: None, unreachable: BTreeSet::new(), stats: UdpStats::default(), segments: true };
         for &address in addresses {
             let optional = address.is_ipv6() && address.ip().is_unspecified() && addresses.len() > 1;
             let place = if address.is_ipv4() { &mut sockets.v4 } else { &mut sockets.v6 };
@@ -117,6 +135,11 @@ impl UdpSockets {
             }
         }
         if sockets.v4.is_none() && sockets.v6.is_none() { Err(BindError::Nothing) } else { Ok(sockets) }
+    }
+
+    /// Sends every datagram in a call of its own from here on, for devices and drivers that do not segment rightly.
+    pub fn send_singly(&mut self) {
+        self.segments = false;
     }
 
     /// What the sockets are bound to.
@@ -148,59 +171,61 @@ impl UdpSockets {
         }
     }
 
-    /// Takes what has arrived, at most one batch from each socket. Returns whether a batch was full, so that more is likely.
-    pub fn receive(&mut self, batch: &mut Batch) -> bool {
+    /// Takes what has arrived, at most one batch from each socket, into buffers of `spare`. Returns whether a batch was full, so
+    /// that more is likely.
+    pub fn receive(&mut self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> bool {
         let mut full = false;
-        batch.filled = 0;
         for socket in self.v4.iter().chain(&self.v6) {
-            let (before, room) = (batch.filled, BATCH);
             socket.read_errors(&mut self.unreachable, &mut self.stats);
-            match socket.receive(batch) {
-                Ok(()) => full |= batch.filled - before == room,
+            match socket.receive(batch, &mut spare) {
+                Ok(count) => full |= count == BATCH,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // A pending error of an earlier datagram; the error queue says which.
                 Err(_) => self.stats.receive_errors += 1,
             }
         }
-        for meta in &batch.meta[..batch.filled] {
-            self.stats.bytes_received += meta.len as u64;
-            self.stats.datagrams_received += meta.len.div_ceil(meta.stride.max(1)) as u64;
+        for received in &batch.received {
+            self.stats.bytes_received += received.train.len() as u64;
+            self.stats.datagrams_received += received.train.count() as u64;
+            self.stats.trains_received += 1;
         }
         full
     }
 
-    /// Sends, now or as soon as the kernel takes it.
-    pub fn send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+    /// Sends, now or as soon as the kernel takes it. Gives the train back once nobody needs it.
+    pub fn send(&mut self, to: SocketAddr, train: Train) -> Option<Train> {
         let place = if to.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
         let Some(socket) = place else {
-            self.stats.datagrams_dropped_no_socket += 1;
-            return note(&mut self.unreachable, to);
+            self.stats.datagrams_dropped_no_socket += train.count() as u64;
+            note(&mut self.unreachable, to);
+            return Some(train);
         };
-        if socket.queue.is_empty() {
-            match socket.try_send(to, &bytes, &mut self.unreachable, &mut self.stats) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return,
-            }
+        let mut sending = Sending { to, train, done: 0 };
+        if socket.queue.is_empty()
+            && socket.try_send(&mut sending, self.segments, &mut self.unreachable, &mut self.stats)
+        {
+            return Some(sending.train);
         }
+        let left = (sending.train.len() - sending.done).div_ceil(sending.train.stride().max(1)) as u64;
         if socket.queue.len() < QUEUE_MAX {
-            socket.queue.push_back((to, bytes));
-            self.stats.datagrams_queued += 1;
+            socket.queue.push_back(sending);
+            self.stats.datagrams_queued += left;
+            None
         } else {
-            self.stats.datagrams_dropped_queue_full += 1;
+            self.stats.datagrams_dropped_queue_full += left;
+            Some(sending.train)
         }
     }
 
-    /// Sends what had to wait, as far as the kernel takes it.
-    pub fn flush(&mut self) {
+    /// Sends what had to wait, as far as the kernel takes it. Trains that nobody needs any more go to `spent`.
+    pub fn flush(&mut self, mut spent: impl FnMut(Train)) {
         for socket in self.v4.iter_mut().chain(&mut self.v6) {
-            while let Some((to, bytes)) = socket.queue.pop_front() {
-                match socket.try_send(to, &bytes, &mut self.unreachable, &mut self.stats) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        socket.queue.push_front((to, bytes));
-                        break;
-                    }
-                    _ => {}
+            while let Some(mut sending) = socket.queue.pop_front() {
+                if !socket.try_send(&mut sending, self.segments, &mut self.unreachable, &mut self.stats) {
+                    socket.queue.push_front(sending);
+                    break;
                 }
+                spent(sending.train);
             }
         }
     }
@@ -255,25 +280,56 @@ impl Socket {
         Ok(Self { io, state, local, queue: VecDeque::new() })
     }
 
-    fn receive(&self, batch: &mut Batch) -> io::Result<()> {
-        let first = batch.filled;
-        let mut slots = batch.storage[first * SLOT_BYTES..].chunks_exact_mut(SLOT_BYTES);
+    fn receive(&self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> io::Result<usize> {
+        batch.empty.resize_with(BATCH, &mut spare);
+        let mut trains = batch.empty.iter_mut();
         let mut buffers: [IoSliceMut<'_>; BATCH] =
-            std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-        let meta = &mut batch.meta[first..first + BATCH];
-        let count = self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), &mut buffers, meta))?;
-        batch.filled += count;
-        Ok(())
+            std::array::from_fn(|_| IoSliceMut::new(trains.next().map_or(Default::default(), Train::buffer_mut)));
+        let mut meta = [RecvMeta::default(); BATCH];
+        let receive = || self.state.recv((&self.io).into(), &mut buffers, &mut meta);
+        let count = self.io.try_io(Interest::READABLE, receive)?;
+        for (meta, mut train) in meta.iter().zip(batch.empty.drain(..count)) {
+            train.set(meta.len, meta.stride);
+            let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
+            batch.received.push(Received { from, interface, train });
+        }
+        Ok(count)
     }
 
+    /// Hands a train to the kernel, in as few calls as it can be done. False if the kernel takes no more for now.
     fn try_send(
+        &self,
+        sending: &mut Sending,
+        segments: bool,
+        unreachable: &mut BTreeSet<SocketAddr>,
+        stats: &mut UdpStats,
+    ) -> bool {
+        let (len, stride) = (sending.train.len(), sending.train.stride());
+        while sending.done < len {
+            let at_once = if segments { self.state.max_gso_segments().max(1) * stride } else { stride };
+            let end = len.min(sending.done + at_once);
+            let bytes = &sending.train.bytes()[sending.done..end];
+            let segment_size = (bytes.len() > stride).then_some(stride);
+            match self.try_send_once(sending.to, bytes, segment_size, unreachable, stats) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // The device cannot segment: the kernel layer has noted it, and the same bytes go again one by one.
+                Err(_) if segment_size.is_some() && self.state.max_gso_segments() <= 1 => {}
+                _ => sending.done = end,
+            }
+        }
+        true
+    }
+
+    fn try_send_once(
         &self,
         to: SocketAddr,
         bytes: &[u8],
+        segment_size: Option<usize>,
         unreachable: &mut BTreeSet<SocketAddr>,
         stats: &mut UdpStats,
     ) -> io::Result<()> {
-        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: None };
+        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size, src_ip: None };
+        let count = bytes.len().div_ceil(segment_size.unwrap_or(bytes.len()).max(1)) as u64;
         let send_now = || self.state.try_send((&self.io).into(), &transmit);
         let send = || match send_now() {
             // Once more under the eyes of the runtime, so that `writable` waits for the kernel's word. Not at first: the runtime
@@ -289,14 +345,16 @@ impl Socket {
         }
         match &sent {
             Ok(()) => {
-                stats.datagrams_sent += 1;
+                stats.datagrams_sent += count;
                 stats.bytes_sent += bytes.len() as u64;
+                stats.send_calls += 1;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if quinn_udp::is_msg_size_err(error) => stats.datagrams_dropped_too_big += 1,
+            Err(error) if quinn_udp::is_msg_size_err(error) => stats.datagrams_dropped_too_big += count,
+            Err(_) if segment_size.is_some() && self.state.max_gso_segments() <= 1 => stats.segmentation_refused += 1,
             Err(error) => {
                 tracing::debug!(%to, %error, "the kernel refused a datagram");
-                stats.datagrams_refused += 1;
+                stats.datagrams_refused += count;
                 note(unreachable, to);
             }
         }
@@ -328,48 +386,28 @@ impl Socket {
     }
 }
 
-/// Room for what one call takes from the kernel. The default has none: it stands in for a batch that is lent out.
-#[derive(Default)]
+/// What one call takes from the kernel, and buffers for the next.
+#[derive(Debug, Default)]
 pub struct Batch {
-    storage: Vec<u8>,
-    meta: Vec<RecvMeta>,
-    filled: usize,
+    received: Vec<Received>,
+    empty: Vec<Train>,
 }
 
-impl Batch {
-    /// Room for one batch from each socket.
-    pub fn new() -> Self {
-        // Zeroed pages that nothing was received into cost no memory.
-        Self { storage: vec![0; 2 * BATCH * SLOT_BYTES], meta: vec![RecvMeta::default(); 2 * BATCH], filled: 0 }
-    }
-}
-
-impl std::fmt::Debug for Batch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Batch({} buffers)", self.filled)
-    }
-}
-
-/// One received datagram.
+/// Datagrams of one sender that the kernel handed over in one piece.
 #[derive(Debug)]
-pub struct Received<'a> {
-    /// Who the underlay says sent it.
+pub struct Received {
+    /// Who the underlay says sent them.
     pub from: SocketAddr,
-    /// Index of the interface it came by; 0 if unknown.
+    /// Index of the interface they came by; 0 if unknown.
     pub interface: u32,
-    /// Its bytes.
-    pub bytes: &'a mut [u8],
+    /// The datagrams.
+    pub train: Train,
 }
 
 impl Batch {
-    /// Each datagram, in the order of arrival on its socket.
-    pub fn datagrams(&mut self) -> impl Iterator<Item = Received<'_>> {
-        let slots = self.storage.chunks_exact_mut(SLOT_BYTES);
-        self.meta[..self.filled].iter().zip(slots).flat_map(|(meta, slot)| {
-            let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
-            let bytes = &mut slot[..meta.len.min(SLOT_BYTES)];
-            bytes.chunks_mut(meta.stride.max(1)).map(move |bytes| Received { from, interface, bytes })
-        })
+    /// Takes each train, in the order of arrival on its socket.
+    pub fn drain(&mut self) -> impl Iterator<Item = Received> {
+        self.received.drain(..)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use support::{Scripted, Told, scripted, within};
+use support::{Scripted, Told, datagram, scripted, within};
 use tokio::sync::oneshot;
 use x0t_node::{Command, Output, Record, RecordKind, Reply};
 use x0t_runtime::admin_client::{AdminClient, AdminError};
@@ -34,7 +34,7 @@ fn settings() -> MeshFile {
 /// Echoes datagrams, saves a token when asked for one, and says goodbye.
 fn node() -> Scripted {
     let script = |told: &Told| match told {
-        Told::Datagram { from, bytes, .. } => vec![Output::Datagram { to: *from, bytes: bytes.clone() }],
+        Told::Datagram { from, bytes, .. } => vec![datagram(*from, bytes.clone())],
         Told::Command { id, command: Command::Shutdown } => {
             vec![Output::Reply { id: *id, reply: Reply::Done }, Output::Stopped]
         }

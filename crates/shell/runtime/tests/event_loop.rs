@@ -7,7 +7,7 @@ mod support;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use support::{Disk, Told, event, next, scripted, start, within};
+use support::{Disk, Told, datagram, event, next, scripted, start, within};
 use x0t_model::Instant;
 use x0t_node::{Command, Output, Record, RecordKind, Reply};
 use x0t_runtime::clock::Clock;
@@ -38,7 +38,7 @@ fn stop_on_shutdown(told: &Told) -> Vec<Output> {
 async fn a_datagram_reaches_the_node_and_its_answer_the_sender() {
     let (node, mut told) = scripted(|told| match told {
         Told::Datagram { from, bytes, .. } => {
-            vec![Output::Datagram { to: *from, bytes: bytes.iter().rev().copied().collect() }]
+            vec![datagram(*from, bytes.iter().rev().copied().collect())]
         }
         _ => Vec::new(),
     });
@@ -210,7 +210,7 @@ async fn a_closed_port_is_reported_to_the_node_once_in_a_while() {
     let (node, mut told) = scripted(move |told| match told {
         // A node that sends again at once must not keep the loop busy.
         Told::SendFailed { .. } | Told::Datagram { .. } => {
-            vec![Output::Datagram { to: closed, bytes: vec![1] }, Output::Datagram { to: closed, bytes: vec![2] }]
+            vec![datagram(closed, vec![1]), datagram(closed, vec![2])]
         }
         _ => Vec::new(),
     });
@@ -228,7 +228,7 @@ async fn a_closed_port_is_reported_to_the_node_once_in_a_while() {
 async fn an_address_of_a_family_without_a_socket_is_reported_and_counted() {
     let to = "[::1]:9".parse().unwrap();
     let (node, mut told) = scripted(move |told| match told {
-        Told::Datagram { .. } => vec![Output::Datagram { to, bytes: vec![0] }],
+        Told::Datagram { .. } => vec![datagram(to, vec![0])],
         _ => Vec::new(),
     });
     let running = start(node, Disk::default());

@@ -11,9 +11,9 @@ use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::{Disk, Told, scripted, start_at, within};
+use support::{Disk, Told, datagram, scripted, start_at, within};
 use x0t_model::{NodeId, OverlayPrefix, SpiffeId, TrustDomain};
-use x0t_node::{Command as Ask, Output, Reply};
+use x0t_node::{Command as Ask, Delivery, Offload, Output, Reply};
 use x0t_runtime::clock::Clock;
 use x0t_runtime::link_events::{LinkChange, LinkEvents};
 use x0t_runtime::tun::{DEFAULT_MTU, Tun, TunConfig, TunMode};
@@ -173,7 +173,7 @@ async fn while_the_kernel_takes_nothing_outputs_wait_in_the_node_and_questions_a
     let to = "192.0.2.2:4600".parse().unwrap();
     let (node, _told) = scripted(move |told| match told {
         Told::Command { id, .. } => {
-            let datagrams = (0..DATAGRAMS).map(|_| Output::Datagram { to, bytes: vec![0; 1400] });
+            let datagrams = (0..DATAGRAMS).map(|_| datagram(to, vec![0; 1400]));
             datagrams.chain([Output::Reply { id: *id, reply: Reply::Done }]).collect()
         }
         _ => Vec::new(),
@@ -200,7 +200,7 @@ async fn while_the_kernel_takes_nothing_outputs_wait_in_the_node_and_questions_a
     assert_eq!((stats.datagrams_sent, stats.datagrams_dropped_queue_full), (DATAGRAMS, 0));
 }
 
-fn tun_config() -> TunConfig {
+fn tun_config(offload: bool) -> TunConfig {
     let trust_domain: TrustDomain = "mesh.test".parse().unwrap();
     let prefix = OverlayPrefix::of(&trust_domain);
     let me = NodeId::of(&SpiffeId::node(&trust_domain, "alpha").unwrap());
@@ -209,6 +209,7 @@ fn tun_config() -> TunConfig {
         address: prefix.address(me),
         network: (prefix.network(), OverlayPrefix::BITS),
         mtu: DEFAULT_MTU,
+        offload,
     }
 }
 
@@ -219,7 +220,13 @@ async fn the_host_sends_into_the_mesh_and_receives_from_it() {
         return namespace.rerun("the_host_sends_into_the_mesh_and_receives_from_it");
     }
     ip("link set lo up");
-    let config = tun_config();
+    for offload in [false, true] {
+        exchange_packets(offload).await;
+    }
+}
+
+async fn exchange_packets(with_offload: bool) {
+    let config = tun_config(with_offload);
     let tun = match Tun::open(&config).await {
         Ok(tun) => tun,
         Err(error) if !std::path::Path::new("/dev/net/tun").exists() => return eprintln!("skipped: {error}"),
@@ -232,13 +239,14 @@ async fn the_host_sends_into_the_mesh_and_receives_from_it() {
     host.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     host.send_to(b"into the mesh", (other, 5000)).unwrap();
     let mut packet = vec![0; 1 << 16];
-    let length = loop {
-        let length = receive(&tun, &mut packet).await;
+    let (length, offload) = loop {
+        let (length, offload) = receive(&tun, &mut packet).await;
         // UDP for the other node; the kernel also says hello to its link (MLD, router solicitation).
         if packet[6] == 17 && packet[24..40] == other.octets() {
-            break length;
+            break (length, offload);
         }
     };
+    assert_eq!(offload.checksum.is_some(), tun.offload().tcp, "a checksum is left unfinished only if that was agreed");
     assert_eq!(packet[8..24], config.address.octets());
     assert_eq!(&packet[48..length], b"into the mesh");
 
@@ -253,7 +261,9 @@ async fn the_host_sends_into_the_mesh_and_receives_from_it() {
     // The kernel takes the address into its table of local ones in the background; a packet that is faster is not for this host yet.
     let (length, from) = (0..50)
         .find_map(|_| {
-            tun.try_send(answer).unwrap();
+            for (packet, pieces) in Delivery::whole(answer.to_vec(), offload.checksum).packets() {
+                tun.try_send(packet, pieces).unwrap();
+            }
             host.recv_from(&mut text).ok()
         })
         .expect("the host receives");
@@ -269,12 +279,12 @@ async fn the_host_sends_into_the_mesh_and_receives_from_it() {
     assert!(!run("ip", &["link", "show", "xrt0"]), "the interface goes with its owner");
 }
 
-async fn receive(tun: &Tun, packet: &mut [u8]) -> usize {
+async fn receive(tun: &Tun, packet: &mut [u8]) -> (usize, Offload) {
     within(async {
         loop {
             tun.readable().await.unwrap();
             match tun.try_receive(packet) {
-                Ok(length) => return length,
+                Ok(received) => return received,
                 Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
             }
         }
@@ -288,7 +298,7 @@ async fn an_interface_that_is_deleted_under_the_node_is_an_error_and_not_a_silen
         let Some(namespace) = Namespace::new("gone") else { return };
         return namespace.rerun("an_interface_that_is_deleted_under_the_node_is_an_error_and_not_a_silence");
     }
-    let Ok(tun) = Tun::open(&tun_config()).await else { return eprintln!("skipped: needs /dev/net/tun") };
+    let Ok(tun) = Tun::open(&tun_config(true)).await else { return eprintln!("skipped: needs /dev/net/tun") };
     ip("link del xrt0");
     let mut packet = vec![0; 1 << 16];
     let error = within(async {
@@ -307,7 +317,7 @@ async fn an_interface_that_is_deleted_under_the_node_is_an_error_and_not_a_silen
 #[tokio::test]
 async fn without_the_right_to_make_one_auto_goes_on_and_require_fails() {
     // No interface can have a name this long, root or not.
-    let config = TunConfig { name: "a-name-that-is-too-long".to_owned(), ..tun_config() };
+    let config = TunConfig { name: "a-name-that-is-too-long".to_owned(), ..tun_config(true) };
     assert!(Tun::open_as(TunMode::Off, &config).await.unwrap().is_none());
     assert!(Tun::open_as(TunMode::Auto, &config).await.unwrap().is_none());
     let error = Tun::open_as(TunMode::Require, &config).await.unwrap_err();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use x0t_node::Train;
 use x0t_runtime::udp::{Batch, BindError, UdpSockets};
 
 fn loopback(text: &str) -> UdpSockets {
@@ -14,13 +15,15 @@ fn loopback(text: &str) -> UdpSockets {
 
 /// Everything that arrives until `count` datagrams have, or five seconds have passed.
 async fn receive(udp: &mut UdpSockets, count: usize) -> Vec<(SocketAddr, u32, Vec<u8>)> {
-    let mut batch = Batch::new();
+    let mut batch = Batch::default();
     let mut received = Vec::new();
     let all = async {
         while received.len() < count {
             udp.readable().await;
-            udp.receive(&mut batch);
-            received.extend(batch.datagrams().map(|got| (got.from, got.interface, got.bytes.to_vec())));
+            udp.receive(&mut batch, Train::empty);
+            for got in batch.drain() {
+                received.extend(got.train.datagrams().map(|bytes| (got.from, got.interface, bytes.to_vec())));
+            }
         }
     };
     tokio::time::timeout(Duration::from_secs(5), all).await.expect("all arrive");
@@ -34,7 +37,7 @@ async fn a_burst_arrives_whole_in_order_and_with_the_interface_it_came_by() {
         let (from, to) = (one.local_addresses()[0], two.local_addresses()[0]);
         let sent: Vec<Vec<u8>> = (0..100_u8).map(|n| vec![n; 1 + usize::from(n) * 13]).collect();
         for bytes in &sent {
-            one.send(to, bytes.clone());
+            one.send(to, Train::single(bytes.clone()));
         }
         let received = receive(&mut two, sent.len()).await;
         assert_eq!(received.iter().map(|(.., bytes)| bytes.clone()).collect::<Vec<_>>(), sent);
@@ -49,8 +52,8 @@ async fn a_burst_arrives_whole_in_order_and_with_the_interface_it_came_by() {
 async fn both_families_are_served_at_once() {
     let mut both = UdpSockets::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
     let [v4, v6] = both.local_addresses().try_into().unwrap();
-    loopback("127.0.0.1:0").send(v4, b"four".to_vec());
-    loopback("[::1]:0").send(v6, b"six".to_vec());
+    loopback("127.0.0.1:0").send(v4, Train::single(b"four".to_vec()));
+    loopback("[::1]:0").send(v6, Train::single(b"six".to_vec()));
     let received = receive(&mut both, 2).await;
     let texts: BTreeSet<_> = received.iter().map(|(from, _, bytes)| (from.is_ipv6(), bytes.as_slice())).collect();
     assert_eq!(texts, BTreeSet::from([(false, b"four".as_slice()), (true, b"six".as_slice())]));
@@ -77,20 +80,42 @@ async fn a_run_of_equal_datagrams_that_the_kernel_coalesced_is_split_again() {
 }
 
 #[tokio::test]
+async fn a_train_is_sent_in_one_call_or_singly_and_arrives_the_same() {
+    for singly in [false, true] {
+        let (mut one, mut two) = (loopback("127.0.0.1:0"), loopback("127.0.0.1:0"));
+        if singly {
+            one.send_singly();
+        }
+        let mut train = Train::empty();
+        for n in 0..46_u8 {
+            train.grow(1400, 1400).fill(n);
+        }
+        train.grow(77, 77).fill(99);
+        let sent: Vec<Vec<u8>> = train.datagrams().map(<[u8]>::to_vec).collect();
+        assert!(one.send(two.local_addresses()[0], train).is_some(), "nothing has to wait");
+        let received = receive(&mut two, 47).await;
+        assert_eq!(received.into_iter().map(|(.., bytes)| bytes).collect::<Vec<_>>(), sent);
+        let stats = one.stats();
+        assert_eq!((stats.datagrams_sent, stats.bytes_sent), (47, 46 * 1400 + 77));
+        assert!(if singly { stats.send_calls == 47 } else { stats.send_calls <= 47 });
+    }
+}
+
+#[tokio::test]
 async fn an_unreachable_port_is_named_and_other_destinations_are_not_disturbed() {
     let mut one = loopback("127.0.0.1:0");
     let mut two = loopback("127.0.0.1:0");
     let open = two.local_addresses()[0];
     let closed = loopback("127.0.0.1:0").local_addresses()[0];
-    one.send(closed, b"anybody?".to_vec());
+    one.send(closed, Train::single(b"anybody?".to_vec()));
     // The error of the first may surface at the second, which is sent nevertheless.
-    one.send(open, b"hello".to_vec());
+    one.send(open, Train::single(b"hello".to_vec()));
     assert_eq!(receive(&mut two, 1).await[0].2, b"hello");
     let mut unreachable = one.take_unreachable();
-    let mut batch = Batch::new();
+    let mut batch = Batch::default();
     while unreachable.is_empty() {
         tokio::time::timeout(Duration::from_secs(5), one.readable()).await.unwrap();
-        one.receive(&mut batch);
+        one.receive(&mut batch, Train::empty);
         unreachable = one.take_unreachable();
     }
     assert_eq!(unreachable, BTreeSet::from([closed]));
@@ -103,8 +128,8 @@ async fn a_datagram_larger_than_udp_carries_is_counted_and_forgotten() {
     let mut one = loopback("127.0.0.1:0");
     let mut two = loopback("127.0.0.1:0");
     let to = two.local_addresses()[0];
-    one.send(to, vec![0; 70_000]);
-    one.send(to, b"small".to_vec());
+    one.send(to, Train::single(vec![0; 70_000]));
+    one.send(to, Train::single(b"small".to_vec()));
     assert_eq!(receive(&mut two, 1).await[0].2, b"small");
     assert_eq!(one.stats().datagrams_dropped_too_big, 1);
     assert!(one.take_unreachable().is_empty());

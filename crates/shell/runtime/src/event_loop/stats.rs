@@ -21,6 +21,10 @@ pub struct LoopStats {
     pub host_packets_received: u64,
     /// Those of them that were dropped for not being IPv6.
     pub host_packets_not_ipv6: u64,
+    /// Those of them that came with impossible offload facts.
+    pub host_packets_malformed: u64,
+    /// Super-packets that the kernel refused; it was given none afterwards.
+    pub super_packets_refused: u64,
     /// Packets handed to the host.
     pub host_packets_sent: u64,
     /// Packets for the host that it did not take, or had no interface for.

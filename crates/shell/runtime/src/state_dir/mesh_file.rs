@@ -33,6 +33,9 @@ pub struct MeshFile {
     /// What that interface is called.
     #[serde(default = "default_tun_name")]
     pub tun_name: String,
+    /// Whether to exchange super-packets with the kernel, on the interface and on UDP sockets, as far as it can.
+    #[serde(default = "on")]
+    pub offload: bool,
 }
 
 impl MeshFile {
@@ -60,10 +63,15 @@ impl MeshFile {
             http: Some(Self::DEFAULT_HTTP),
             tun: TunMode::default(),
             tun_name: default_tun_name(),
+            offload: true,
         }
     }
 }
 
 fn default_tun_name() -> String {
     crate::tun::DEFAULT_NAME.to_owned()
+}
+
+const fn on() -> bool {
+    true
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use x0t_model::{Instant, NodeId, SpiffeId, TrustDomain, UnixTime, overlay_address};
 use x0t_node::{
-    Command, Drive, Input, NodeEvent, Output, PeerView, Record, RouteView, SessionView, StatusView, SuccessorView, View,
+    Command, Drive, Input, NodeEvent, Output, PeerView, Record, RouteView, SessionView, StatusView, SuccessorView,
+    Train, View,
 };
 use x0t_runtime::clock::Clock;
 use x0t_runtime::event_loop::{Ending, EventLoop, Io, Store};
@@ -49,8 +50,13 @@ pub fn scripted(
 impl Drive for Scripted {
     fn handle(&mut self, input: Input<'_>, _: Instant, _: UnixTime) {
         let told = match input {
-            Input::Datagram { from, interface, bytes } => Told::Datagram { from, interface, bytes: bytes.to_vec() },
-            Input::LocalPacket(bytes) => Told::LocalPacket(bytes.to_vec()),
+            // Nothing a script would care about, and every loop begins with it.
+            Input::HostInterface(_) => return,
+            Input::Datagrams { from, interface, train } => {
+                assert_eq!(train.count(), 1, "scripts are told of one datagram at a time");
+                Told::Datagram { from, interface, bytes: train.bytes().to_vec() }
+            }
+            Input::LocalPacket { bytes, .. } => Told::LocalPacket(bytes.to_vec()),
             Input::Interface { index, up } => Told::Interface { index, up },
             Input::SendFailed { to } => Told::SendFailed { to },
             Input::Command { id, command } => Told::Command { id, command },
@@ -74,6 +80,11 @@ impl Drive for Scripted {
     fn view(&self, _: Instant, _: UnixTime) -> View {
         sample_view()
     }
+}
+
+/// One datagram for `to`.
+pub fn datagram(to: SocketAddr, bytes: Vec<u8>) -> Output {
+    Output::Datagrams { to, train: Train::single(bytes) }
 }
 
 /// A disk that refuses while it is told to, and remembers what it was given.

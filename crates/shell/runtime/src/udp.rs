@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use x0t_node::Train;
 
 /// Trains taken from the kernel at once.
@@ -95,11 +95,16 @@ pub struct UdpSockets {
 
 #[derive(Debug)]
 struct Socket {
-    io: UdpSocket,
+    /// Watched for arrivals and errors only: a socket that is watched for room too wakes the loop after every datagram it has sent.
+    io: AsyncFd<RawSocket>,
+    /// The same socket, watched for room while something waits.
+    room: Option<AsyncFd<RawSocket>>,
     state: UdpSocketState,
     local: SocketAddr,
     queue: VecDeque<Sending>,
 }
+
+const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// A train on its way into the kernel.
 #[derive(Debug)]
@@ -154,20 +159,17 @@ impl UdpSockets {
 
     /// Waits until there is something for [`Self::receive`], be it an error. Cancel safe.
     pub async fn readable(&self) {
-        const READ: Interest = Interest::READABLE.add(Interest::ERROR);
         tokio::select! {
-            () = ready(self.v4.as_ref(), READ) => {}
-            () = ready(self.v6.as_ref(), READ) => {}
+            () = ready(self.v4.as_ref().map(|socket| &socket.io), ARRIVALS) => {}
+            () = ready(self.v6.as_ref().map(|socket| &socket.io), ARRIVALS) => {}
         }
     }
 
     /// Waits until [`Self::flush`] can get rid of something; forever if nothing waits. Cancel safe.
     pub async fn writable(&self) {
-        let waiting = |socket: &Option<Socket>| socket.as_ref().is_some_and(|socket| !socket.queue.is_empty());
         tokio::select! {
-            () = ready(self.v4.as_ref(), Interest::WRITABLE), if waiting(&self.v4) => {}
-            () = ready(self.v6.as_ref(), Interest::WRITABLE), if waiting(&self.v6) => {}
-            else => std::future::pending().await,
+            () = ready(self.v4.as_ref().and_then(|socket| socket.room.as_ref()), Interest::WRITABLE) => {}
+            () = ready(self.v6.as_ref().and_then(|socket| socket.room.as_ref()), Interest::WRITABLE) => {}
         }
     }
 
@@ -207,7 +209,7 @@ impl UdpSockets {
             return Some(sending.train);
         }
         let left = (sending.train.len() - sending.done).div_ceil(sending.train.stride().max(1)) as u64;
-        if socket.queue.len() < QUEUE_MAX {
+        if socket.queue.len() < QUEUE_MAX && socket.watch_for_room() {
             socket.queue.push_back(sending);
             self.stats.datagrams_queued += left;
             None
@@ -223,9 +225,13 @@ impl UdpSockets {
             while let Some(mut sending) = socket.queue.pop_front() {
                 if !socket.try_send(&mut sending, self.segments, &mut self.unreachable, &mut self.stats) {
                     socket.queue.push_front(sending);
+                    socket.wait_for_room();
                     break;
                 }
                 spent(sending.train);
+            }
+            if socket.queue.is_empty() {
+                socket.room = None;
             }
         }
     }
@@ -241,10 +247,10 @@ impl UdpSockets {
     }
 }
 
-async fn ready(socket: Option<&Socket>, interest: Interest) {
+async fn ready(socket: Option<&AsyncFd<RawSocket>>, interest: Interest) {
     match socket {
         // An error means that the runtime is shutting down; the loop ends by other means.
-        Some(socket) => drop(socket.io.ready(interest).await),
+        Some(socket) => drop(socket.ready(interest).await),
         None => std::future::pending().await,
     }
 }
@@ -269,15 +275,15 @@ impl Socket {
         }
         raw.set_nonblocking(true)?;
         raw.bind(&address.into())?;
-        let io = UdpSocket::from_std(raw.into())?;
-        let state = UdpSocketState::new((&io).into())?;
+        let state = UdpSocketState::new((&raw).into())?;
         // Larger than the limit of an unprivileged process is no error: the kernel then grants what it can.
-        let _ = state.set_recv_buffer_size((&io).into(), SOCKET_BUFFER_BYTES);
-        let _ = state.set_send_buffer_size((&io).into(), SOCKET_BUFFER_BYTES);
+        let _ = state.set_recv_buffer_size((&raw).into(), SOCKET_BUFFER_BYTES);
+        let _ = state.set_send_buffer_size((&raw).into(), SOCKET_BUFFER_BYTES);
         // ICMP errors name the destination they are about, instead of surfacing at whatever is sent next.
-        state.enable_transport_errors((&io).into())?;
-        let local = io.local_addr()?;
-        Ok(Self { io, state, local, queue: VecDeque::new() })
+        state.enable_transport_errors((&raw).into())?;
+        let local = raw.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        let io = AsyncFd::with_interest(raw, ARRIVALS)?;
+        Ok(Self { io, room: None, state, local, queue: VecDeque::new() })
     }
 
     fn receive(&self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> io::Result<usize> {
@@ -286,14 +292,38 @@ impl Socket {
         let mut buffers: [IoSliceMut<'_>; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(trains.next().map_or(Default::default(), Train::buffer_mut)));
         let mut meta = [RecvMeta::default(); BATCH];
-        let receive = || self.state.recv((&self.io).into(), &mut buffers, &mut meta);
-        let count = self.io.try_io(Interest::READABLE, receive)?;
+        let mut count = 0;
+        let received = self.io.try_io(Interest::READABLE, |socket| {
+            count = self.state.recv(socket.into(), &mut buffers, &mut meta)?;
+            // Fewer than there was room for: nothing is left, and what arrives from here on is told anew. Asking the kernel once more
+            // would say the same.
+            if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        if count == 0 {
+            received?;
+        }
         for (meta, mut train) in meta.iter().zip(batch.empty.drain(..count)) {
             train.set(meta.len, meta.stride);
             let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
             batch.received.push(Received { from, interface, train });
         }
         Ok(count)
+    }
+
+    /// Begins to watch for room. False if the system has no more descriptors, so that nothing may wait.
+    fn watch_for_room(&mut self) -> bool {
+        if self.room.is_none() {
+            let clone = self.io.get_ref().try_clone();
+            self.room = clone.and_then(|socket| AsyncFd::with_interest(socket, Interest::WRITABLE)).ok();
+        }
+        self.room.is_some()
+    }
+
+    /// The kernel has just said that there is no room: whoever waits is told when that changes.
+    fn wait_for_room(&self) {
+        if let Some(room) = &self.room {
+            let _ = room.try_io(Interest::WRITABLE, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
     }
 
     /// Hands a train to the kernel, in as few calls as it can be done. False if the kernel takes no more for now.
@@ -330,13 +360,7 @@ impl Socket {
     ) -> io::Result<()> {
         let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size, src_ip: None };
         let count = bytes.len().div_ceil(segment_size.unwrap_or(bytes.len()).max(1)) as u64;
-        let send_now = || self.state.try_send((&self.io).into(), &transmit);
-        let send = || match send_now() {
-            // Once more under the eyes of the runtime, so that `writable` waits for the kernel's word. Not at first: the runtime
-            // does not know yet that a new socket can be written to.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.io.try_io(Interest::WRITABLE, send_now),
-            sent => sent,
-        };
+        let send = || self.state.try_send(self.io.get_ref().into(), &transmit);
         let mut sent = send();
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             // Not about this datagram: an ICMP error that arrived since. Reading the queue clears it.
@@ -363,7 +387,7 @@ impl Socket {
 
     fn read_errors(&self, unreachable: &mut BTreeSet<SocketAddr>, stats: &mut UdpStats) {
         // `try_io` forgets the readiness once the queue is empty and says `WouldBlock` if there is none: both are no errors.
-        let _ = self.io.try_io(Interest::ERROR, || {
+        let _ = self.io.try_io(Interest::ERROR, |_| {
             self.read_errors_now(unreachable, stats);
             Err::<(), _>(io::ErrorKind::WouldBlock.into())
         });
@@ -375,7 +399,7 @@ impl Socket {
             // The control message would say who reported it; the address of the message is the destination it is about.
             let mut control = RecvAncillaryBuffer::default();
             let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
-            let Ok(message) = recvmsg(&self.io, &mut [IoSliceMut::new(&mut payload)], &mut control, flags) else {
+            let Ok(message) = recvmsg(self.io.get_ref(), &mut [IoSliceMut::new(&mut payload)], &mut control, flags) else {
                 return;
             };
             stats.icmp_errors += 1;

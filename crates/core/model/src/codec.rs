@@ -37,6 +37,7 @@ pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
+// Inlined into other crates: several of these are called for each packet.
 impl<'a> Reader<'a> {
     /// Starts at the front of `bytes`.
     pub const fn new(bytes: &'a [u8]) -> Self {
@@ -54,6 +55,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `len` bytes.
+    #[inline]
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) =
             self.rest.split_at_checked(len).ok_or_else(|| DecodeError::Truncated(len - self.rest.len()))?;
@@ -62,6 +64,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let mut array = [0; N];
         array.copy_from_slice(self.bytes(N)?);
@@ -69,26 +72,31 @@ impl<'a> Reader<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, DecodeError> {
         Ok(self.array::<1>()?[0])
     }
 
     /// Two bytes.
+    #[inline]
     pub fn u16(&mut self) -> Result<u16, DecodeError> {
         self.array().map(u16::from_be_bytes)
     }
 
     /// Four bytes.
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, DecodeError> {
         self.array().map(u32::from_be_bytes)
     }
 
     /// Eight bytes.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_be_bytes)
     }
 
     /// A node id.
+    #[inline]
     pub fn node_id(&mut self) -> Result<NodeId, DecodeError> {
         self.array().map(NodeId::from_bytes)
     }
@@ -108,6 +116,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Refuses anything left over.
+    #[inline]
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.rest.len())) }
     }

@@ -26,6 +26,9 @@ use crate::train::Train;
 
 /// How many hops a packet may take. Beyond what routing allows a path to have, so it ends a loop and never a path.
 pub(crate) const TIME_TO_LIVE: u8 = 40;
+/// Bytes around an IPv6 packet on the wire, across relays: hop header, seal, frame and kind. To a neighbour it is less, but sizes
+/// that changed with the way would stall a flow whenever the way changes.
+pub const ENCAPSULATION: usize = FORWARD_OVERHEAD + DATAGRAM_FRONT + 1 + TAG_LEN;
 /// Shorter packets are treated as interactive: echo, acknowledgements, keystrokes.
 const INTERACTIVE_LEN_MAX: usize = 256;
 
@@ -248,18 +251,18 @@ impl Node {
         lookups: &mut Lookups,
     ) -> Option<Fate> {
         let end = start + datagram.len();
-        match datagram.first() {
-            Some(&outer::JOIN) => {
-                self.on_join_packet(from, datagram);
-                return None;
-            }
-            Some(&outer::PROTECTED) if self.endpoint.is_stray(datagram) => {
-                self.on_stray(from);
-                return None;
-            }
-            _ => {}
+        if datagram.first() == Some(&outer::JOIN) {
+            self.on_join_packet(from, datagram);
+            return None;
         }
-        match self.endpoint.handle_datagram(Carrier::Udp(from), datagram, self.now, self.wall)? {
+        let index = outer::protected_index(datagram);
+        let Some(opened) = self.endpoint.handle_datagram(Carrier::Udp(from), datagram, self.now, self.wall) else {
+            if index.is_some_and(|index| !self.endpoint.holds(index)) {
+                self.on_stray(from);
+            }
+            return None;
+        };
+        match opened {
             Opened::Forward { session, hop, payload } => {
                 let Some(link) = self.links.of_session(session) else {
                     self.stats.packets_of_no_link += 1;
@@ -442,12 +445,15 @@ impl Node {
             self.stats.join_packets_dropped += 1;
             return None;
         }
-        if self.endpoint.is_stray(packet) {
-            self.stats.end_packets_stray += 1;
-            self.originate(from, PayloadKind::NoSession, 0, &[]);
+        let index = outer::protected_index(packet);
+        let Some(opened) = self.endpoint.handle_datagram(Carrier::Overlay(from), packet, self.now, self.wall) else {
+            if index.is_some_and(|index| !self.endpoint.holds(index)) {
+                self.stats.end_packets_stray += 1;
+                self.originate(from, PayloadKind::NoSession, 0, &[]);
+            }
             return None;
-        }
-        match self.endpoint.handle_datagram(Carrier::Overlay(from), packet, self.now, self.wall)? {
+        };
+        match opened {
             Opened::Datagram { session, bytes } => self.on_end_datagram(session, bytes),
             Opened::Forward { .. } => {
                 self.stats.packets_of_no_link += 1;

@@ -39,6 +39,7 @@ mod trust_path;
 mod view;
 
 pub use api::{Command, Input, NodeEvent, Output, Record, RecordKind, Reply, Target, TraceHop, What};
+pub use data_path::ENCAPSULATION;
 pub use drive::Drive;
 pub use host::{Delivery, HostOffload, HostPacket, Offload, PartialChecksum, Segments, Transport};
 pub use message::PACKET_LEN_MAX;

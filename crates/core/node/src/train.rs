@@ -12,8 +12,8 @@ pub const TRAIN_BYTES: usize = 1 << 16;
 pub const TRAIN_BYTES_MAX: usize = 65_000;
 /// Datagrams in one piece. Linux accepts 64 in all versions that have UDP GSO, newer ones 128.
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
-/// Buffers that wait to be used again: 2 MiB.
-const SPARE_MAX: usize = 32;
+/// Buffers that wait to be used again: 1 MiB.
+const SPARE_MAX: usize = 16;
 /// What is shorter than this share of its buffer is moved to one that fits before it has to wait.
 const COMPACT_SHARE: usize = 4;
 

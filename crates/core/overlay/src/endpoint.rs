@@ -12,7 +12,7 @@ use self::half_open::HalfOpen;
 use crate::config::PARAMETERS_LEN_MAX;
 use crate::cookie::CookieJar;
 use crate::handshake::Driver;
-use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD, ProtectedHeader};
+use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD};
 use crate::session::Session;
 use crate::{
     Carrier, CloseReason, ConnectError, Credentials, EndpointConfig, Event, HopHeader, Offer, Provider, Purpose,
@@ -458,9 +458,9 @@ impl Endpoint {
         self.sessions.values().filter(|session| session.closing.is_none()).map(|session| session.id)
     }
 
-    /// Whether `packet` is sealed for a session that is not held here: its sender remembers one that this node has lost.
-    pub fn is_stray(&self, packet: &[u8]) -> bool {
-        ProtectedHeader::decode(packet).is_ok_and(|header| !self.sessions.contains_key(&header.dst_index))
+    /// Whether a session of that index is held. Whoever seals for one that is not remembers what this node has lost.
+    pub fn holds(&self, index: u32) -> bool {
+        self.sessions.contains_key(&index)
     }
 
     /// Handshakes that others began and have not finished.

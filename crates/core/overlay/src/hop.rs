@@ -62,6 +62,7 @@ impl HopHeader {
     }
 
     /// Reads exactly one header.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let (src, dst, ttl) = (reader.node_id()?, reader.node_id()?, reader.u8()?);

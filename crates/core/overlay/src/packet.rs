@@ -186,6 +186,12 @@ impl ProtectedHeader {
     }
 }
 
+/// The index of the session that a PROTECTED packet is sealed for; `None` if it is something else or cut short.
+pub fn protected_index(packet: &[u8]) -> Option<u32> {
+    let header = packet.first_chunk::<PROTECTED_HEADER_LEN>().filter(|header| header[0] == PROTECTED)?;
+    Some(u32::from_be_bytes([header[2], header[3], header[4], header[5]]))
+}
+
 /// What must follow the header and frames of a level-0 packet: FNV-1a over 64-bit big-endian words, in two lanes that
 /// start apart, the last word padded with zeros, and the length as one more word.
 ///

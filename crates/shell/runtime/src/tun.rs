@@ -6,10 +6,11 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr};
 
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 use tun_rs::{AsyncDevice, DeviceBuilder};
-use x0t_node::{HostOffload, HostPacket, Offload};
+use x0t_node::{ENCAPSULATION, HostOffload, HostPacket, Offload, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX};
 
 /// What the interface is called if nothing else is said.
 pub const DEFAULT_NAME: &str = "x0t0";
@@ -207,7 +208,16 @@ async fn set_up(handle: &Handle, index: u32, config: &TunConfig) -> Result<(), T
         .destination_prefix(network, prefix_length)
         .output_interface(index)
         .build();
-    handle.route().add(route).execute().await.map_err(failed("route the mesh to"))
+    handle.route().add(route).execute().await.map_err(failed("route the mesh to"))?;
+    // As many segments as fit one train, so that a super-packet does not become a full one and a remainder, all the way to the far
+    // host. A kernel that does not know the attribute makes longer ones, which works as well.
+    let segments = (TRAIN_BYTES_MAX / (usize::from(config.mtu) + ENCAPSULATION)).min(TRAIN_DATAGRAMS_MAX);
+    let limit = LinkAttribute::GsoMaxSegs(segments as u32);
+    let limited = LinkUnspec::new_with_index(index).append_extra_attribute(limit).build();
+    if let Err(error) = handle.link().change(limited).execute().await {
+        tracing::debug!(%error, interface = config.name, "super-packets of any length");
+    }
+    Ok(())
 }
 
 fn set_up_error(

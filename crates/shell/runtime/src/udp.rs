@@ -247,6 +247,14 @@ impl UdpSockets {
     }
 }
 
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for types that may change their descriptor, which a socket does not"
+)]
+fn watch(socket: RawSocket, interest: Interest) -> io::Result<AsyncFd<RawSocket>> {
+    AsyncFd::with_interest(socket, interest)
+}
+
 async fn ready(socket: Option<&AsyncFd<RawSocket>>, interest: Interest) {
     match socket {
         // An error means that the runtime is shutting down; the loop ends by other means.
@@ -282,13 +290,14 @@ impl Socket {
         // ICMP errors name the destination they are about, instead of surfacing at whatever is sent next.
         state.enable_transport_errors((&raw).into())?;
         let local = raw.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        let io = AsyncFd::with_interest(raw, ARRIVALS)?;
+        let io = watch(raw, ARRIVALS)?;
         Ok(Self { io, room: None, state, local, queue: VecDeque::new() })
     }
 
     fn receive(&self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> io::Result<usize> {
+        // The buffers that were used last are used first: they are still in the processor's cache, and the others cost no memory.
         batch.empty.resize_with(BATCH, &mut spare);
-        let mut trains = batch.empty.iter_mut();
+        let mut trains = batch.empty.iter_mut().rev();
         let mut buffers: [IoSliceMut<'_>; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(trains.next().map_or(Default::default(), Train::buffer_mut)));
         let mut meta = [RecvMeta::default(); BATCH];
@@ -302,7 +311,7 @@ impl Socket {
         if count == 0 {
             received?;
         }
-        for (meta, mut train) in meta.iter().zip(batch.empty.drain(..count)) {
+        for (meta, mut train) in meta.iter().zip(batch.empty.drain(BATCH - count..).rev()) {
             train.set(meta.len, meta.stride);
             let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
             batch.received.push(Received { from, interface, train });
@@ -314,7 +323,7 @@ impl Socket {
     fn watch_for_room(&mut self) -> bool {
         if self.room.is_none() {
             let clone = self.io.get_ref().try_clone();
-            self.room = clone.and_then(|socket| AsyncFd::with_interest(socket, Interest::WRITABLE)).ok();
+            self.room = clone.and_then(|socket| watch(socket, Interest::WRITABLE)).ok();
         }
         self.room.is_some()
     }
@@ -399,7 +408,8 @@ impl Socket {
             // The control message would say who reported it; the address of the message is the destination it is about.
             let mut control = RecvAncillaryBuffer::default();
             let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
-            let Ok(message) = recvmsg(self.io.get_ref(), &mut [IoSliceMut::new(&mut payload)], &mut control, flags) else {
+            let Ok(message) = recvmsg(self.io.get_ref(), &mut [IoSliceMut::new(&mut payload)], &mut control, flags)
+            else {
                 return;
             };
             stats.icmp_errors += 1;

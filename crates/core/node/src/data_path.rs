@@ -255,9 +255,10 @@ impl Node {
             self.on_join_packet(from, datagram);
             return None;
         }
-        let index = outer::protected_index(datagram);
+        // Asked before: a CLOSE that ends its session must not look like a packet without one.
+        let stray = outer::protected_index(datagram).is_some_and(|index| !self.endpoint.holds(index));
         let Some(opened) = self.endpoint.handle_datagram(Carrier::Udp(from), datagram, self.now, self.wall) else {
-            if index.is_some_and(|index| !self.endpoint.holds(index)) {
+            if stray {
                 self.on_stray(from);
             }
             return None;
@@ -445,9 +446,9 @@ impl Node {
             self.stats.join_packets_dropped += 1;
             return None;
         }
-        let index = outer::protected_index(packet);
+        let stray = outer::protected_index(packet).is_some_and(|index| !self.endpoint.holds(index));
         let Some(opened) = self.endpoint.handle_datagram(Carrier::Overlay(from), packet, self.now, self.wall) else {
-            if index.is_some_and(|index| !self.endpoint.holds(index)) {
+            if stray {
                 self.stats.end_packets_stray += 1;
                 self.originate(from, PayloadKind::NoSession, 0, &[]);
             }

@@ -73,6 +73,8 @@ pub struct Node {
     pub(crate) now: Instant,
     pub(crate) wall: UnixTime,
     pub(crate) started: Instant,
+    /// When a timeout is due, as of the end of the last input: asked several times for each, and changed by nothing else.
+    due: Option<Instant>,
     /// A goodbye is on its way; stop at this instant.
     pub(crate) stopping: Option<Instant>,
     stopped: bool,
@@ -116,12 +118,14 @@ impl Node {
             now,
             wall,
             started: now,
+            due: None,
             stopping: None,
             stopped: false,
             out: VecDeque::new(),
         };
         node.introduce_ourselves(incarnation);
         node.settle();
+        node.due = node.next_timeout();
         Ok(node)
     }
 
@@ -251,12 +255,12 @@ impl Node {
 
 impl Drive for Node {
     fn handle(&mut self, input: Input<'_>, now: Instant, wall: UnixTime) {
-        let due = Drive::poll_timeout(self);
         self.now = now.max(self.now);
         self.wall = wall;
-        if let Some(due) = due.filter(|due| *due <= self.now) {
+        if let Some(due) = self.due.filter(|due| *due <= self.now) {
             self.catch_up(due);
             self.settle();
+            self.due = self.next_timeout();
         }
         match input {
             Input::Datagrams { from, interface, train } => self.on_datagrams(from, interface, train),
@@ -269,6 +273,7 @@ impl Drive for Node {
             Input::Timeout => return,
         }
         self.settle();
+        self.due = self.next_timeout();
     }
 
     fn poll_output(&mut self) -> Option<Output> {
@@ -291,22 +296,7 @@ impl Drive for Node {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.stopped || self.stopping.is_some() {
-            return self.stopping;
-        }
-        [
-            self.endpoint.poll_timeout(),
-            self.router.poll_timeout().map(|(at, _)| at),
-            self.dialer.poll_timeout(),
-            self.links.poll_timeout(),
-            self.ends.poll_timeout(),
-            self.trust.poll_timeout(),
-            self.pending.poll_timeout(),
-            self.join_relay.poll_timeout(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        self.due
     }
 
     fn view(&self, now: Instant, wall: UnixTime) -> View {
@@ -328,6 +318,25 @@ impl Node {
     /// See [`Drive::poll_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         Drive::poll_timeout(self)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        if self.stopped || self.stopping.is_some() {
+            return self.stopping;
+        }
+        [
+            self.endpoint.poll_timeout(),
+            self.router.poll_timeout().map(|(at, _)| at),
+            self.dialer.poll_timeout(),
+            self.links.poll_timeout(),
+            self.ends.poll_timeout(),
+            self.trust.poll_timeout(),
+            self.pending.poll_timeout(),
+            self.join_relay.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn dial_who_is_due(&mut self) -> bool {

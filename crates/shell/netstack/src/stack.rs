@@ -293,6 +293,11 @@ impl Stack {
         if !self.queue.is_empty() && self.outgoing.len() < self.limits.packets_waiting {
             return Some(Instant::ZERO);
         }
+        self.poll_timer()
+    }
+
+    /// When the first timer is due; what waits only for room does not count.
+    pub fn poll_timer(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 

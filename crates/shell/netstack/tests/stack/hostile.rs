@@ -79,6 +79,11 @@ fn ends(net: &mut Net, ids: (ConnectionId, ConnectionId)) {
     let now = net.now;
     net.alpha().release(ids.0, now);
     net.beta().release(ids.1, now);
+    // A mutation may have asked for a further one.
+    net.run_for(Duration::from_secs(1));
+    for (id, ..) in net.sides[1].offers.clone() {
+        net.beta().release(id, now);
+    }
     net.lost_per_million = 0;
     net.run_for(Duration::from_secs(300));
     for side in &mut net.sides {

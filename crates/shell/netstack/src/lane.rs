@@ -1,0 +1,175 @@
+//! Carrying packets between the event loop and the stack, which live on two threads. One short lock for a burst of packets, and a
+//! wake-up only for whoever sleeps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::burst::Burst;
+
+/// Packets on their way in one direction. More than this many do not wait.
+const PACKETS_MAX: usize = 1024;
+
+/// One direction.
+#[derive(Debug, Default)]
+pub struct Lane {
+    packets: Mutex<Burst>,
+    filled: Notify,
+    emptied: Notify,
+    dropped: AtomicU64,
+}
+
+impl Lane {
+    fn packets(&self) -> MutexGuard<'_, Burst> {
+        // Nothing that is done under the lock leaves it half done.
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a packet in, of the given pieces. Dropped and counted if there is no room, as at any network interface.
+    pub fn push(&self, pieces: &[&[u8]]) -> bool {
+        let mut packets = self.packets();
+        if packets.len() >= PACKETS_MAX {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        packets.push_with(pieces.iter().map(|piece| piece.len()).sum(), |mut room| {
+            for piece in pieces {
+                let (head, rest) = std::mem::take(&mut room).split_at_mut(piece.len());
+                head.copy_from_slice(piece);
+                room = rest;
+            }
+        });
+        let is_first = packets.len() == 1;
+        drop(packets);
+        if is_first {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    /// Puts all of `burst` in, or nothing if that would be too many: then [`Self::emptied`] tells when to try again.
+    pub fn offer(&self, burst: &mut Burst) -> bool {
+        let mut packets = self.packets();
+        if packets.len() + burst.len() > PACKETS_MAX {
+            return burst.is_empty();
+        }
+        let was_empty = packets.is_empty();
+        packets.append(burst);
+        let woke = was_empty && !packets.is_empty();
+        drop(packets);
+        if woke {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    /// Takes everything out into `burst`, which must have been used up.
+    pub fn take(&self, burst: &mut Burst) {
+        burst.clear();
+        let mut packets = self.packets();
+        if packets.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut *packets, burst);
+        drop(packets);
+        self.emptied.notify_one();
+    }
+
+    /// Packets that found no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until something was put in. Cancel safe.
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Waits until everything was taken out. Cancel safe.
+    pub async fn emptied(&self) {
+        self.emptied.notified().await;
+    }
+}
+
+/// The event loop's end: for it the stack is what an interface of the kernel is.
+#[derive(Debug)]
+pub struct HostPort {
+    to_stack: Arc<Lane>,
+    from_stack: Arc<Lane>,
+    taken: Burst,
+}
+
+/// The stack's end.
+#[derive(Clone, Debug)]
+pub struct StackPort {
+    /// Packets that arrived from the mesh.
+    pub arriving: Arc<Lane>,
+    /// Packets for the mesh.
+    pub leaving: Arc<Lane>,
+}
+
+/// Both ends of a way between an event loop and a stack.
+pub fn ports() -> (HostPort, StackPort) {
+    let (to_stack, from_stack) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
+    let stack = StackPort { arriving: to_stack.clone(), leaving: from_stack.clone() };
+    (HostPort { to_stack, from_stack, taken: Burst::default() }, stack)
+}
+
+impl HostPort {
+    /// Hands over a packet that arrived from the mesh, given in pieces. Whether there was room for it.
+    pub fn push_packet(&self, pieces: &[&[u8]]) -> bool {
+        self.to_stack.push(pieces)
+    }
+
+    /// The next packet for the mesh.
+    pub fn poll_packet(&mut self) -> Option<&[u8]> {
+        if self.taken.is_empty() {
+            self.from_stack.take(&mut self.taken);
+        }
+        self.taken.pop()
+    }
+
+    /// Waits until [`Self::poll_packet`] has something. Cancel safe.
+    pub async fn readable(&self) {
+        if self.taken.is_empty() {
+            self.from_stack.filled().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn packets_cross_in_order_and_wake_whoever_waits() {
+        let (mut host, stack) = ports();
+        let mut burst = Burst::default();
+        burst.push(&[1]);
+        burst.push(&[2]);
+        assert!(stack.leaving.offer(&mut burst) && burst.is_empty());
+        host.readable().await;
+        assert_eq!(host.poll_packet(), Some(&[1][..]));
+        // One is left in hand: waiting would be waiting for nothing.
+        host.readable().await;
+        assert_eq!((host.poll_packet().map(<[u8]>::to_vec), host.poll_packet()), (Some(vec![2]), None));
+        stack.leaving.emptied().await;
+        assert!(host.push_packet(&[&[3, 4], &[], &[5]]));
+        stack.arriving.filled().await;
+        stack.arriving.take(&mut burst);
+        assert_eq!(burst.pop(), Some(&[3, 4, 5][..]));
+    }
+
+    #[test]
+    fn a_lane_that_is_full_drops_what_arrives_and_holds_back_what_leaves() {
+        let (host, stack) = ports();
+        let accepted = (0..PACKETS_MAX + 7).filter(|_| host.push_packet(&[&[0]])).count();
+        assert_eq!((accepted, stack.arriving.dropped()), (PACKETS_MAX, 7));
+        let mut burst = Burst::default();
+        (0..PACKETS_MAX).for_each(|_| burst.push(&[1]));
+        assert!(stack.leaving.offer(&mut burst));
+        burst.push(&[2]);
+        assert!(!stack.leaving.offer(&mut burst) && burst.len() == 1);
+    }
+}

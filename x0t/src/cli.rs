@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use x0t_model::TrustDomain;
+use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
 
 use crate::demo::DemoArgs;
 
 pub use environment::{default_state_dir, no_color};
-pub use parse::{Endpoint, HttpSetting, NodeName, TunSetting};
+pub use parse::{Endpoint, HttpSetting, NodeName, SocksSetting, TunSetting};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
 /// A test holds this list against the commands that exist.
@@ -33,6 +34,10 @@ Look at it:
   ping        Time an echo through the mesh
   trace       Show which nodes a packet passes
   events      What happens to this node, as it happens
+
+Use it without root:
+  forward     Reach a port of another node at a local address
+  expose      Let other nodes reach a port of this host
 
 Change it:
   peer        Add or remove an underlay address to keep a link to
@@ -163,6 +168,10 @@ pub enum Action {
     Trace(TraceArgs),
     /// What happens to this node, as it happens: links, routes, identities.
     Events,
+    /// Reach a port of another node at a local address, for as long as this command runs. Needs no root and no TUN device.
+    Forward(ForwardArgs),
+    /// Let other nodes reach a port of this host, from now on and after each start. Without a TUN device they reach no other.
+    Expose(ExposeArgs),
     /// Underlay addresses to keep a link to.
     #[command(subcommand)]
     Peer(PeerAction),
@@ -199,6 +208,69 @@ pub struct NodeArgs {
     /// Exchange packets with the kernel one by one: for devices and drivers that get segmentation wrong
     #[arg(long)]
     pub no_offload: bool,
+    /// Where SOCKS5 is served for programs that want to reach nodes by name, as in 1080 or 127.0.0.1:1080, or `off` [default: off].
+    #[arg(long, env = "X0T_SOCKS", value_name = "[ADDR:]PORT|off")]
+    pub socks: Option<SocksSetting>,
+    /// Port of this host that other nodes may reach, as in 80, 80:8080 or udp/53; may be repeated [default: none].
+    #[arg(long, env = "X0T_EXPOSE", value_name = "PORT[:LOCALPORT]", value_delimiter = ',')]
+    pub expose: Vec<Exposure>,
+}
+
+/// `x0t forward`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ForwardArgs {
+    #[command(subcommand)]
+    pub action: Option<ForwardAction>,
+    /// Where it is reached here, as in 8022, 127.0.0.1:8022, [::1]:8022 or udp/5353; port 0 for any free one.
+    #[arg(required = true)]
+    pub local: Option<Local>,
+    /// What is reached there: NODE:PORT, with a node's name, SPIFFE ID or overlay address (in brackets).
+    #[arg(required = true, value_name = "NODE:PORT")]
+    pub to: Option<Destination>,
+    /// Have the node do so from now on and after each start, and do not wait.
+    #[arg(long)]
+    pub save: bool,
+}
+
+/// `x0t forward …`.
+#[derive(Debug, Subcommand)]
+pub enum ForwardAction {
+    /// What is forwarded at present.
+    List,
+    /// End a forward that was saved.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Where it is reached here.
+        local: Local,
+    },
+}
+
+/// `x0t expose`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ExposeArgs {
+    #[command(subcommand)]
+    pub action: Option<ExposeAction>,
+    /// The port in the mesh and the one on 127.0.0.1 if it is another, as in 80, 80:8080 or udp/53:5353.
+    #[arg(required = true, value_name = "PORT[:LOCALPORT]")]
+    pub exposure: Option<Exposure>,
+    /// Only this node may use it; may be repeated [default: every node of the mesh].
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    pub from: Vec<String>,
+}
+
+/// `x0t expose …`.
+#[derive(Debug, Subcommand)]
+pub enum ExposeAction {
+    /// What is exposed at present.
+    List,
+    /// Expose a port no more.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// The port in the mesh, as in 80 or udp/53.
+        port: MeshPort,
+    },
 }
 
 /// `x0t up`.

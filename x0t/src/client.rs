@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use x0t_netstack::forwarding::{ExposureView, ForwardView};
+use x0t_netstack::spec::{Exposure, Forward, MeshPort};
 use x0t_node::{Command, PeerView, Reply, RouteView, SessionView, StatusView};
-use x0t_runtime::admin_client::{AdminClient, AdminError, Events};
+use x0t_runtime::admin_client::{AdminClient, AdminError, Events, ForwardLease};
 use x0t_runtime::state_dir::StateDir;
 
 use crate::exit::{Exit, Failure};
@@ -57,6 +59,55 @@ impl Client {
     /// Has it do something.
     pub async fn command(&self, command: Command) -> Result<Reply, Failure> {
         self.admin.command(command).await.map_err(|error| self.failure(error))
+    }
+
+    /// What it forwards.
+    pub async fn forwards(&self) -> Result<Vec<ForwardView>, Failure> {
+        self.admin.forwards().await.map_err(|error| self.failure(error))
+    }
+
+    /// Has it forward for as long as the lease is held.
+    pub async fn forward(&self, forward: &Forward) -> Result<ForwardLease, Failure> {
+        self.admin.forward(forward).await.map_err(|error| self.refusal(error))
+    }
+
+    /// Has it forward until told otherwise.
+    pub async fn keep_forward(&self, forward: &Forward) -> Result<(), Failure> {
+        self.admin.keep_forward(forward).await.map_err(|error| self.refusal(error))
+    }
+
+    /// Has it end a kept forward.
+    pub async fn drop_forward(&self, forward: &Forward) -> Result<(), Failure> {
+        self.admin.drop_forward(forward).await.map_err(|error| self.refusal(error))
+    }
+
+    /// What it exposes.
+    pub async fn exposures(&self) -> Result<Vec<ExposureView>, Failure> {
+        self.admin.exposures().await.map_err(|error| self.failure(error))
+    }
+
+    /// Has it let nodes reach a port of this host.
+    pub async fn expose(&self, exposure: &Exposure) -> Result<(), Failure> {
+        self.admin.expose(exposure).await.map_err(|error| self.refusal(error))
+    }
+
+    /// Has it let them no more.
+    pub async fn conceal(&self, port: MeshPort) -> Result<(), Failure> {
+        self.admin.conceal(port).await.map_err(|error| self.refusal(error))
+    }
+
+    /// What the node says about a request that makes no sense to it; anything else as ever.
+    fn refusal(&self, error: AdminError) -> Failure {
+        match error {
+            AdminError::Failed { status: 400 | 404, text } => Failure::new(Exit::Usage, text),
+            AdminError::Failed { status: 409, text } => Failure::new(Exit::Error, text),
+            other => self.failure(other),
+        }
+    }
+
+    /// The failure of a node that was there a moment ago.
+    pub fn stopped() -> Failure {
+        Failure::new(Exit::DaemonUnreachable, "the node has stopped").next("start it with `x0t up`")
     }
 
     fn failure(&self, error: AdminError) -> Failure {

@@ -4,6 +4,8 @@ mod completion;
 mod doctor;
 mod down;
 mod events;
+mod expose;
+mod forward;
 mod join;
 mod peer;
 mod ping;
@@ -57,6 +59,8 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Ping(args) => ping::run(&context, args).await,
         Action::Trace(args) => trace::run(&context, args).await,
         Action::Events => events::run(&context).await,
+        Action::Forward(args) => forward::run(&context, args).await,
+        Action::Expose(args) => expose::run(&context, args).await,
         Action::Peer(action) => peer::run(&context, action).await,
         Action::Doctor => doctor::run(&context).await,
         Action::Demo(args) => demo::run(args, out).await,

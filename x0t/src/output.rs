@@ -3,6 +3,7 @@
 //! With `--json` a result is one JSON value: an object, or an array for lists; streams (`ping`) print one object per
 //! line. Fields are only ever added. Colours are used on a terminal only.
 
+mod forwarding;
 mod names;
 mod progress;
 mod table;
@@ -13,6 +14,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
+pub use forwarding::{exposures, forwards};
 pub use names::{Names, hop_name};
 pub use progress::Progress;
 pub use units::{millis, span, time_of_day};

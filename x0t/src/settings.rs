@@ -10,14 +10,15 @@ use rustix::fs::{FlockOperation, flock};
 use x0t_runtime::state_dir::{MeshFile, StateDir};
 use x0t_runtime::tun::TunMode;
 
-use crate::cli::{HttpSetting, NodeArgs, TunSetting};
+use crate::cli::{HttpSetting, NodeArgs, SocksSetting, TunSetting};
 use crate::exit::Failure;
 use crate::resolve::resolve_all;
 
 /// Whether any flag of the node's settings was given.
 pub fn has_settings(args: &NodeArgs) -> bool {
-    let NodeArgs { listen, advertise, peers, http, tun, no_offload } = args;
-    !(listen.is_empty() && advertise.is_empty() && peers.is_empty() && http.is_none() && tun.is_none() && !no_offload)
+    let NodeArgs { listen, advertise, peers, http, tun, no_offload, socks, expose } = args;
+    let lists = listen.is_empty() && advertise.is_empty() && peers.is_empty() && expose.is_empty();
+    !(lists && http.is_none() && tun.is_none() && socks.is_none() && !no_offload)
 }
 
 /// `mesh` with the flags that were given put in place of what it says.
@@ -35,6 +36,12 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
         mesh.http = HttpSetting::address(http);
     }
     mesh.offload &= !args.no_offload;
+    if let Some(socks) = args.socks {
+        mesh.socks = SocksSetting::address(socks);
+    }
+    if !args.expose.is_empty() {
+        mesh.exposed.clone_from(&args.expose);
+    }
     match &args.tun {
         None => {}
         Some(TunSetting::Auto) => mesh.tun = TunMode::Auto,
@@ -48,18 +55,24 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     Ok(mesh)
 }
 
-/// Adds addresses to, or removes them from, the ones to keep links to after each start. The running node is told apart from
-/// this. Whoever else does the same meanwhile waits; the daemon writes these settings never.
+/// Adds addresses to, or removes them from, the ones to keep links to after each start. The running node is told apart from this.
 pub fn edit_peers(state_dir: &Path, addresses: &[SocketAddr], adds: bool) -> anyhow::Result<()> {
+    edit(state_dir, |mesh| {
+        mesh.peers.retain(|peer| !addresses.contains(peer));
+        if adds {
+            mesh.peers.extend_from_slice(addresses);
+        }
+    })
+}
+
+/// Changes what the node starts with. Whoever else does the same meanwhile waits; the daemon writes these settings never.
+pub fn edit(state_dir: &Path, change: impl FnOnce(&mut MeshFile)) -> anyhow::Result<()> {
     let turn = File::open(state_dir)?;
     flock(&turn, FlockOperation::LockExclusive)?;
-    let mut mesh = StateDir::inspect(state_dir)?;
-    let before = mesh.peers.clone();
-    mesh.peers.retain(|peer| !addresses.contains(peer));
-    if adds {
-        mesh.peers.extend_from_slice(addresses);
-    }
-    if mesh.peers != before {
+    let before = StateDir::inspect(state_dir)?;
+    let mut mesh = before.clone();
+    change(&mut mesh);
+    if mesh != before {
         write(state_dir, &mesh)?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Text from the command line into values, once. Each error says what would have been right.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -175,6 +175,41 @@ impl FromStr for HttpSetting {
             return Ok(Self::Off);
         }
         text.parse().map(Self::On).map_err(|_| "it is `off` or an address as in 127.0.0.1:8080".to_owned())
+    }
+}
+
+/// Where SOCKS5 is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocksSetting {
+    /// Nowhere.
+    Off,
+    /// On this TCP address.
+    On(SocketAddr),
+}
+
+impl SocksSetting {
+    /// The address, if there is one.
+    pub const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::On(address) => Some(address),
+        }
+    }
+}
+
+impl FromStr for SocksSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let on_loopback = || text.parse().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text
+                .parse()
+                .or_else(|_| on_loopback())
+                .map(Self::On)
+                .map_err(|_| "it is `off`, a port as in 1080, or an address as in 127.0.0.1:1080".to_owned()),
+        }
     }
 }
 

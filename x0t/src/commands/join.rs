@@ -45,7 +45,7 @@ pub async fn run(context: &Context, args: JoinArgs) -> anyhow::Result<Exit> {
         Place::Empty => MeshFile::new(token.trust_domain().clone(), ""),
         Place::Expired(mesh) => {
             name = mesh.name.parse().ok();
-            mesh.clone()
+            MeshFile::clone(mesh)
         }
     };
     let mut mesh = settings::with_settings(mesh, &args.node)?;
@@ -145,7 +145,7 @@ enum Place {
     /// A new node.
     Empty,
     /// The node is here already, but its SVID has run out: no peer accepts it, so it cannot ask for the next one.
-    Expired(MeshFile),
+    Expired(Box<MeshFile>),
 }
 
 /// A directory holds one node. Found out before the token is spent.
@@ -160,7 +160,7 @@ fn check_place(context: &Context, token: &JoinToken) -> Result<Place, Failure> {
             if not_after.is_some_and(|not_after| not_after < Clock.wall()) {
                 // A daemon that still runs would go on with the old one.
                 StateDir::open(&path).map_err(start::state_dir_failure)?;
-                return Ok(Place::Expired(mesh));
+                return Ok(Place::Expired(Box::new(mesh)));
             }
             StateDirError::AlreadyInitialised { path, name: mesh.name, trust_domain: mesh.trust_domain }
         }

@@ -38,7 +38,7 @@ pub async fn sessions(context: &Context) -> anyhow::Result<Exit> {
 }
 
 /// Prints a list; for people, says what to do if there is nothing in it.
-fn list<T: Serialize>(
+pub fn list<T: Serialize>(
     out: Output,
     items: &[T],
     if_empty: &str,

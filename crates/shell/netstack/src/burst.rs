@@ -32,6 +32,13 @@ impl Burst {
         written
     }
 
+    /// Appends a packet that is made of pieces.
+    pub fn push_pieces<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) {
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+        pieces.for_each(|piece| self.bytes.extend_from_slice(piece));
+        self.ends.push(self.bytes.len());
+    }
+
     /// Appends a packet.
     pub fn push(&mut self, packet: &[u8]) {
         self.push_with(packet.len(), |bytes| bytes.copy_from_slice(packet));

@@ -23,7 +23,6 @@ use crate::network::Network;
 use crate::overlay::{Now, Overlay};
 use crate::socks;
 use crate::spec::{Destination, Exposure, Forward, MeshPort};
-use crate::stats::StackStats;
 
 pub use forwards::{Lease, Notice};
 use registry::Registry;
@@ -108,7 +107,8 @@ impl Forwarding {
         now: Now,
     ) -> io::Result<(Self, ForwardingThread, HostPort)> {
         let overlay = Overlay::new(home.address, limits, seed, now);
-        let (host, port) = ports();
+        let (mut host, port) = ports();
+        host.show(overlay.clone());
         let (offers, offered) = mpsc::channel(OFFERS_MAX);
         let (forwarding, thread) = Self::start(home, Network::Stack(overlay.clone()))?;
         forwarding.0.runtime.spawn(overlay.drive(port, offers));
@@ -220,14 +220,6 @@ impl Forwarding {
     /// The exposed ports.
     pub fn exposures(&self) -> Vec<ExposureView> {
         self.registry().exposures()
-    }
-
-    /// What the stack has counted, if there is one.
-    pub fn stack_stats(&self) -> Option<StackStats> {
-        match &self.0.network {
-            Network::Stack(overlay) => Some(overlay.stats()),
-            Network::Kernel(_) => None,
-        }
     }
 }
 

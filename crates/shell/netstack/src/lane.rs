@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::burst::Burst;
+use crate::overlay::Overlay;
+use crate::stats::StackStats;
 
 /// Packets on their way in one direction. More than this many do not wait.
 const PACKETS_MAX: usize = 1024;
@@ -27,19 +29,13 @@ impl Lane {
     }
 
     /// Puts a packet in, of the given pieces. Dropped and counted if there is no room, as at any network interface.
-    pub fn push(&self, pieces: &[&[u8]]) -> bool {
+    pub fn push<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>) -> bool {
         let mut packets = self.packets();
         if packets.len() >= PACKETS_MAX {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        packets.push_with(pieces.iter().map(|piece| piece.len()).sum(), |mut room| {
-            for piece in pieces {
-                let (head, rest) = std::mem::take(&mut room).split_at_mut(piece.len());
-                head.copy_from_slice(piece);
-                room = rest;
-            }
-        });
+        packets.push_pieces(pieces);
         let is_first = packets.len() == 1;
         drop(packets);
         if is_first {
@@ -98,6 +94,7 @@ pub struct HostPort {
     to_stack: Arc<Lane>,
     from_stack: Arc<Lane>,
     taken: Burst,
+    stack: Option<Overlay>,
 }
 
 /// The stack's end.
@@ -113,12 +110,23 @@ pub struct StackPort {
 pub fn ports() -> (HostPort, StackPort) {
     let (to_stack, from_stack) = (Arc::new(Lane::default()), Arc::new(Lane::default()));
     let stack = StackPort { arriving: to_stack.clone(), leaving: from_stack.clone() };
-    (HostPort { to_stack, from_stack, taken: Burst::default() }, stack)
+    (HostPort { to_stack, from_stack, taken: Burst::default(), stack: None }, stack)
 }
 
 impl HostPort {
+    /// Lets [`Self::stats`] know what the stack has counted.
+    pub fn show(&mut self, stack: Overlay) {
+        self.stack = Some(stack);
+    }
+
+    /// What the stack behind it has counted.
+    pub fn stats(&self) -> StackStats {
+        let stats = self.stack.as_ref().map(Overlay::stats).unwrap_or_default();
+        StackStats { packets_dropped: self.to_stack.dropped(), ..stats }
+    }
+
     /// Hands over a packet that arrived from the mesh, given in pieces. Whether there was room for it.
-    pub fn push_packet(&self, pieces: &[&[u8]]) -> bool {
+    pub fn push_packet<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>) -> bool {
         self.to_stack.push(pieces)
     }
 
@@ -155,7 +163,7 @@ mod tests {
         host.readable().await;
         assert_eq!((host.poll_packet().map(<[u8]>::to_vec), host.poll_packet()), (Some(vec![2]), None));
         stack.leaving.emptied().await;
-        assert!(host.push_packet(&[&[3, 4], &[], &[5]]));
+        assert!(host.push_packet([&[3, 4][..], &[], &[5]].into_iter()));
         stack.arriving.filled().await;
         stack.arriving.take(&mut burst);
         assert_eq!(burst.pop(), Some(&[3, 4, 5][..]));
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn a_lane_that_is_full_drops_what_arrives_and_holds_back_what_leaves() {
         let (host, stack) = ports();
-        let accepted = (0..PACKETS_MAX + 7).filter(|_| host.push_packet(&[&[0]])).count();
+        let accepted = (0..PACKETS_MAX + 7).filter(|_| host.push_packet(std::iter::once(&[0][..]))).count();
         assert_eq!((accepted, stack.arriving.dropped()), (PACKETS_MAX, 7));
         let mut burst = Burst::default();
         (0..PACKETS_MAX).for_each(|_| burst.push(&[1]));

@@ -137,9 +137,10 @@ impl fmt::Display for Forward {
 }
 
 /// A port of this node's overlay address: `[tcp/|udp/]PORT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MeshPort {
     /// Of which protocol.
+    #[serde(default)]
     pub protocol: Protocol,
     /// Never 0.
     pub port: u16,

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 pub struct StackStats {
     /// Packets that arrived.
     pub packets_received: u64,
-    /// Those of them that were malformed, or for or from an address that cannot be.
+    /// Packets that arrived faster than they were taken in.
+    pub packets_dropped: u64,
+    /// Those of the received that were malformed, or for or from an address that cannot be.
     pub packets_malformed: u64,
-    /// Packets handed out to be carried.
-    pub packets_sent: u64,
     /// Answers for which there was no room.
     pub answers_dropped: u64,
     /// Connections that this node opened.

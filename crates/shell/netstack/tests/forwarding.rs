@@ -53,7 +53,7 @@ fn mesh() -> Mesh {
 async fn carry(from: &mut HostPort, to: &HostPort) {
     while let Some(packet) = from.poll_packet() {
         // Whether a full lane loses packets is another test's subject.
-        while !to.push_packet(&[packet]) {
+        while !to.push_packet(std::iter::once(packet)) {
             tokio::task::yield_now().await;
         }
     }

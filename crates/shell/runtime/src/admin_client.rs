@@ -1,6 +1,7 @@
 //! Talking to the node that runs on this host, over its admin socket.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+use x0t_netstack::forwarding::{ExposureView, ForwardView};
+use x0t_netstack::spec::{Exposure, Forward, MeshPort};
 use x0t_node::{Command, NodeEvent, PeerView, Reply, RouteView, SessionView, StatusView, View};
 
 use crate::state_dir::StateDir;
@@ -124,6 +128,55 @@ impl AdminClient {
         serde_json::from_slice(&bytes).map_err(protocol)
     }
 
+    /// What it forwards.
+    pub async fn forwards(&self) -> Result<Vec<ForwardView>, AdminError> {
+        self.read("/api/v1/forwards").await
+    }
+
+    /// Has it forward for as long as the answer is held.
+    pub async fn forward(&self, forward: &Forward) -> Result<ForwardLease, AdminError> {
+        let body = serde_json::to_vec(forward).map_err(protocol)?;
+        let request = self.request(Method::POST, "/api/v1/forwards", Some(body))?;
+        let response = within(READ_DEADLINE, self.send(request)).await?;
+        let mut lease = ForwardLease { body: response.into_body(), text: Vec::new(), listen: forward.listen };
+        match within(READ_DEADLINE, async { lease.next_line().await.transpose() }).await? {
+            Some(ForwardLine::Listen(listen)) => lease.listen = listen,
+            _ => return Err(protocol("the forward does not say where it is reached")),
+        }
+        Ok(lease)
+    }
+
+    /// Has it forward until told otherwise.
+    pub async fn keep_forward(&self, forward: &Forward) -> Result<(), AdminError> {
+        self.change(Method::PUT, "/api/v1/forwards", forward).await
+    }
+
+    /// Has it end a kept forward.
+    pub async fn drop_forward(&self, forward: &Forward) -> Result<(), AdminError> {
+        self.change(Method::DELETE, "/api/v1/forwards", forward).await
+    }
+
+    /// What it exposes.
+    pub async fn exposures(&self) -> Result<Vec<ExposureView>, AdminError> {
+        self.read("/api/v1/exposures").await
+    }
+
+    /// Has it let nodes reach a port of this host.
+    pub async fn expose(&self, exposure: &Exposure) -> Result<(), AdminError> {
+        self.change(Method::PUT, "/api/v1/exposures", exposure).await
+    }
+
+    /// Has it let them no more.
+    pub async fn conceal(&self, port: MeshPort) -> Result<(), AdminError> {
+        self.change(Method::DELETE, "/api/v1/exposures", &port).await
+    }
+
+    async fn change(&self, method: Method, path: &str, body: &impl Serialize) -> Result<(), AdminError> {
+        let body = serde_json::to_vec(body).map_err(protocol)?;
+        let request = self.request(method, path, Some(body))?;
+        within(READ_DEADLINE, self.exchange(request)).await.map(drop)
+    }
+
     /// Its news from this moment on.
     pub async fn events(&self) -> Result<Events, AdminError> {
         let request = self.request(Method::GET, "/api/v1/events", None)?;
@@ -180,6 +233,71 @@ impl AdminClient {
                     .map_err(AdminError::Protocol)?;
                 let text = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
                 Err(AdminError::Failed { status: status.as_u16(), text })
+            }
+        }
+    }
+}
+
+/// A forward that lasts as long as this value.
+#[derive(Debug)]
+pub struct ForwardLease {
+    body: Incoming,
+    text: Vec<u8>,
+    listen: SocketAddr,
+}
+
+/// A connection through a forward that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardFailure {
+    /// Who wanted it.
+    pub from: SocketAddr,
+    /// Why not.
+    pub reason: String,
+}
+
+/// A line of a forward's answer.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ForwardLine {
+    Listen(SocketAddr),
+    Failed(ForwardFailure),
+}
+
+impl ForwardLease {
+    /// Where it is reached, with the port that the system chose.
+    pub const fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// What goes wrong next; `None` when the node has stopped. Cancel safe.
+    ///
+    /// # Errors
+    /// `Protocol` if the connection breaks or a line cannot be understood.
+    pub async fn next(&mut self) -> Option<Result<ForwardFailure, AdminError>> {
+        loop {
+            match self.next_line().await? {
+                Ok(ForwardLine::Failed(failure)) => return Some(Ok(failure)),
+                Ok(ForwardLine::Listen(_)) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    async fn next_line(&mut self) -> Option<Result<ForwardLine, AdminError>> {
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                match line.trim_ascii() {
+                    [] => continue,
+                    line => return Some(serde_json::from_slice(line).map_err(protocol)),
+                }
+            }
+            if self.text.len() > EVENT_BYTES_MAX {
+                return Some(Err(protocol(format!("a line is longer than {EVENT_BYTES_MAX} bytes"))));
+            }
+            match self.body.frame().await? {
+                Ok(frame) => self.text.extend(frame.data_ref().into_iter().flatten()),
+                Err(error) => return Some(Err(protocol(error))),
             }
         }
     }

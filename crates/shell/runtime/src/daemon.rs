@@ -11,9 +11,12 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use x0t_model::{Instant, OverlayPrefix, UnixTime};
-use x0t_node::Drive;
+use x0t_netstack::forwarding::{Forwarding, ForwardingThread, Home};
+use x0t_netstack::spec::{Exposure, Forward};
+use x0t_netstack::{HostPort, Limits};
+use x0t_node::{Drive, PACKET_LEN_MAX};
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::event_loop::{Ending, EventLoop, Io};
 use crate::http::{self, Asset, Listeners, Site};
 use crate::link_events::LinkEvents;
@@ -92,9 +95,12 @@ pub async fn run<N: Drive>(
     let tun = Tun::open_as(settings.tun, &tun_config).await?;
     let links = LinkEvents::open().await.inspect_err(|error| tracing::warn!(%error, "no link events")).ok();
     let interface = tun.as_ref().map(|tun| tun.name().to_owned());
+    let home = Home { trust_domain: settings.trust_domain, address: tun_config.address };
+    let (forwarding, _forwarding_thread, netstack) = start_forwarding(home, tun.is_some())?;
+    apply(&forwarding, &settings.forwards, &settings.exposed, settings.socks)?;
 
-    let (event_loop, handle) = EventLoop::new(node, clock, Io { udp, tun, links, store: state, stop });
-    let site = Site::new(handle, assets, version);
+    let (event_loop, handle) = EventLoop::new(node, clock, Io { udp, tun, netstack, links, store: state, stop });
+    let site = Site::new(handle, assets, version).with_forwarding(forwarding);
     let (stop_http, http) = spawn_http(listeners, site)?;
     let started = Started { listen, http: http_address, admin: admin.clone(), interface };
     tracing::info!(listen = ?started.listen, http = ?started.http, interface = started.interface, "the node runs");
@@ -109,6 +115,46 @@ pub async fn run<N: Drive>(
     let _ = std::fs::remove_file(&admin);
     tracing::info!(?ending, "the node has stopped");
     Ok(ending)
+}
+
+/// Forwarding through the kernel if it has an interface into the mesh, else through a stack of our own.
+fn start_forwarding(
+    home: Home,
+    has_interface: bool,
+) -> anyhow::Result<(Forwarding, ForwardingThread, Option<HostPort>)> {
+    let started = if has_interface {
+        Forwarding::over_kernel(home).map(|(forwarding, thread)| (forwarding, thread, None))
+    } else {
+        let seed = clock::seed().context("cannot get randomness from the kernel")?;
+        let limits = Limits { mtu: PACKET_LEN_MAX, ..Limits::default() };
+        Forwarding::over_stack(home, limits, seed, || Clock.now())
+            .map(|(forwarding, thread, port)| (forwarding, thread, Some(port)))
+    };
+    started.context("cannot start forwarding")
+}
+
+/// Does what the settings say. What does not work is said and does not keep the node from starting, except for the SOCKS5 listener:
+/// whoever asked for it would send its traffic elsewhere without it.
+fn apply(
+    forwarding: &Forwarding,
+    forwards: &[Forward],
+    exposed: &[Exposure],
+    socks: Option<SocketAddr>,
+) -> anyhow::Result<()> {
+    for forward in forwards {
+        if let Err(error) = forwarding.keep_forward(forward.clone()) {
+            tracing::error!(%error, %forward, "a forward of the settings does not work");
+        }
+    }
+    for exposure in exposed {
+        if let Err(error) = forwarding.expose(exposure.clone()) {
+            tracing::error!(%error, %exposure, "a port cannot be exposed as the settings say");
+        }
+    }
+    if let Some(address) = socks {
+        forwarding.serve_socks(address).context("cannot serve SOCKS5; choose another address with --socks")?;
+    }
+    Ok(())
 }
 
 /// The first signal asks the node to stop, the second does not wait for it.

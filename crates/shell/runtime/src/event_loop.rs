@@ -15,6 +15,7 @@
 //!
 //! Nothing ticks: an idle node sleeps until its own next deadline.
 
+mod netstack;
 mod stall;
 mod stats;
 
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use x0t_model::Instant;
+use x0t_netstack::HostPort;
 use x0t_node::{Command, Delivery, Drive, HostOffload, Input, Output, Record, Reply};
 
 use crate::clock::Clock;
@@ -75,6 +77,8 @@ pub struct Io<S> {
     pub udp: UdpSockets,
     /// The host's interface into the mesh, if there is one.
     pub tun: Option<Tun>,
+    /// The stack that stands in its place where there is none.
+    pub netstack: Option<HostPort>,
     /// News about interfaces, if the kernel gives any.
     pub links: Option<LinkEvents>,
     /// Where records become durable.
@@ -166,7 +170,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         let now = self.clock.now();
         let running = self.takes_in();
         let deadline = self.next_deadline();
-        let Io { udp, tun, links, stop, .. } = &mut self.io;
+        let Io { udp, tun, netstack, links, stop, .. } = &mut self.io;
         tokio::select! {
             biased;
             change = next_link_change(links), if running => match change {
@@ -177,6 +181,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             Some(request) = self.requests.recv() => Wake::Request(request),
             () = udp.readable(), if running => Wake::Other,
             () = tun_readable(tun.as_ref()), if running => Wake::Other,
+            () = netstack::readable(netstack.as_ref()), if running => Wake::Other,
             () = udp.writable() => Wake::Other,
             () = tokio::time::sleep(deadline.since(now)) => Wake::Other,
         }
@@ -347,15 +352,13 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             }
         }
         self.packet = packet;
+        let more_of_the_stack = self.take_from_stack();
         self.perform_outputs();
-        taken == TUN_BATCH || bytes >= TUN_BATCH_BYTES
+        more_of_the_stack || taken == TUN_BATCH || bytes >= TUN_BATCH_BYTES
     }
 
     fn deliver(&mut self, delivery: &Delivery) {
-        let Some(tun) = &mut self.io.tun else {
-            self.stats.host_packets_dropped += delivery.count() as u64;
-            return;
-        };
+        let Some(tun) = &mut self.io.tun else { return self.deliver_to_stack(delivery) };
         for (packet, pieces) in delivery.packets() {
             match tun.try_send(packet, pieces) {
                 Ok(()) => self.stats.host_packets_sent += 1,
@@ -450,6 +453,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             events_readers: self.news.readers() as u64,
             stalled: self.stall.is_some(),
             has_interface: self.io.tun.is_some(),
+            netstack: self.io.netstack.as_ref().map(HostPort::stats),
             ..self.stats
         };
         Snapshot { at, wall, view, runtime }

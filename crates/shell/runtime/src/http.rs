@@ -5,6 +5,7 @@
 //! address, so that no web site can point its own name here (DNS rebinding) and read along; there is no CORS.
 
 mod access;
+mod forwarding;
 mod listener;
 mod routes;
 

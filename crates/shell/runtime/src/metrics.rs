@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
+use x0t_netstack::StackStats;
 use x0t_node::{PeerView, View};
 
 use crate::event_loop::LoopStats;
@@ -57,6 +58,24 @@ const LOOP_COUNTERS: &[LoopCounter] = &[
     ("unreachable_hints", "Unreachable addresses that the node was told of", |s| s.unreachable_hints),
     ("records_written", "Records made durable", |s| s.records_written),
     ("record_failures", "Attempts to make a record durable that failed", |s| s.record_failures),
+];
+
+/// One counter of the stack: name, help, and where it is kept.
+type StackCounter = (&'static str, &'static str, fn(&StackStats) -> u64);
+
+/// Counters of the stack, on hosts without an interface into the mesh; `_total` is added to each name.
+const STACK_COUNTERS: &[StackCounter] = &[
+    ("netstack_packets_received", "Packets that the stack took in", |s| s.packets_received),
+    ("netstack_packets_dropped", "Packets that came faster than the stack took them in", |s| s.packets_dropped),
+    ("netstack_packets_malformed", "Packets that the stack could not read", |s| s.packets_malformed),
+    ("netstack_packets_refused", "Packets for ports that nobody serves", |s| s.packets_refused),
+    ("netstack_answers_dropped", "Answers of the stack for which there was no room", |s| s.answers_dropped),
+    ("netstack_connections_opened", "Connections that this node opened", |s| s.connections_opened),
+    ("netstack_connections_offered", "Connections that peers asked for", |s| s.connections_offered),
+    ("netstack_syns_dropped", "Requests for connections dropped because there were too many", |s| s.syns_dropped),
+    ("netstack_connections_broken", "Connections lost to a bug", |s| s.connections_broken),
+    ("netstack_datagrams_received", "Datagrams handed to their users", |s| s.datagrams_received),
+    ("netstack_datagrams_dropped", "Datagrams dropped by the stack", |s| s.datagrams_dropped),
 ];
 
 /// One reason to drop a datagram, and where it is counted.
@@ -141,6 +160,13 @@ fn register_loop(instruments: &mut Instruments, stats: &LoopStats) {
         drops.get_or_create(&vec![("reason", (*reason).to_owned())]).inc_by(value(stats));
     }
     instruments.register("udp_datagrams_dropped", "Datagrams dropped before they reached the wire", drops);
+    if let Some(stack) = &stats.netstack {
+        for (name, help, value) in STACK_COUNTERS {
+            instruments.register(name, help, counter(value(stack)));
+        }
+        instruments.register("netstack_connections", "Connections of the stack", level(stack.connections as f64));
+        instruments.register("netstack_udp_ports", "UDP ports of the stack in use", level(stack.udp_ports as f64));
+    }
     instruments.register("events_readers", "Readers of the event stream", level(stats.events_readers as f64));
     instruments.register(
         "stalled",

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use x0t_netstack::StackStats;
+
 use crate::udp::UdpStats;
 
 /// Counters of an event loop since it began, and its present condition.
@@ -39,4 +41,7 @@ pub struct LoopStats {
     pub stalled: bool,
     /// Whether the host has an interface into the mesh.
     pub has_interface: bool,
+    /// The stack that stands in for it, if there is one.
+    #[serde(default)]
+    pub netstack: Option<StackStats>,
 }

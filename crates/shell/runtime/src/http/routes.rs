@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Mutex;
 use x0t_model::Instant;
+use x0t_netstack::forwarding::Forwarding;
 use x0t_node::{Command, View};
 
 use crate::clock::Clock;
@@ -24,6 +25,7 @@ use crate::news::{Item, Subscription};
 use crate::topology::Topology;
 
 use super::access::guard;
+use super::forwarding;
 
 /// One answer of the node serves everybody who asks within this time, so that readers cannot keep the event loop busy.
 const SNAPSHOT_FRESH: Duration = Duration::from_millis(20);
@@ -48,12 +50,20 @@ pub struct Site {
     assets: &'static [Asset],
     version: &'static str,
     latest: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    pub(super) forwarding: Option<Forwarding>,
 }
 
 impl Site {
     /// The node, the page, and the version of the program.
     pub fn new(node: NodeHandle, assets: &'static [Asset], version: &'static str) -> Self {
-        Self { node, assets, version, latest: Arc::default() }
+        Self { node, assets, version, latest: Arc::default(), forwarding: None }
+    }
+
+    /// With the routes of what is forwarded and exposed.
+    #[must_use]
+    pub fn with_forwarding(mut self, forwarding: Forwarding) -> Self {
+        self.forwarding = Some(forwarding);
+        self
     }
 
     async fn snapshot(&self) -> Result<Arc<Snapshot>, Unavailable> {
@@ -88,7 +98,11 @@ pub fn reading_routes(site: Site) -> Router {
 
 /// Everything that reads, and commands.
 pub fn admin_routes(site: Site) -> Router {
-    unguarded_routes().route("/api/v1/command", post(command)).with_state(site).layer(middleware::from_fn(guard))
+    unguarded_routes()
+        .route("/api/v1/command", post(command))
+        .merge(forwarding::changing_routes())
+        .with_state(site)
+        .layer(middleware::from_fn(guard))
 }
 
 fn unguarded_routes() -> Router<Site> {
@@ -105,6 +119,7 @@ fn unguarded_routes() -> Router<Site> {
         .route("/api/v1/view", get(|site| part(site, View::clone)))
         .route("/api/v1/topology", get(|site| part(site, |view| Topology::from(view))))
         .route("/api/v1/events", get(events))
+        .merge(forwarding::reading_routes())
 }
 
 async fn page(State(site): State<Site>) -> Response {

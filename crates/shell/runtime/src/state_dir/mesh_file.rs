@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use x0t_model::TrustDomain;
+use x0t_netstack::spec::{Exposure, Forward};
 
 use crate::tun::TunMode;
 
@@ -36,6 +37,15 @@ pub struct MeshFile {
     /// Whether to exchange super-packets with the kernel, on the interface and on UDP sockets, as far as it can.
     #[serde(default = "on")]
     pub offload: bool,
+    /// Local addresses that lead to ports of other nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
+    /// Ports of this host that other nodes may reach; there are no others on a host without an interface into the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed: Vec<Exposure>,
+    /// Where SOCKS5 is served; `null` for nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socks: Option<SocketAddr>,
 }
 
 impl MeshFile {
@@ -64,6 +74,9 @@ impl MeshFile {
             tun: TunMode::default(),
             tun_name: default_tun_name(),
             offload: true,
+            forwards: Vec::new(),
+            exposed: Vec::new(),
+            socks: None,
         }
     }
 }

@@ -123,7 +123,7 @@ pub fn start_at(node: Scripted, disk: Disk, address: &str) -> Running {
     let udp = UdpSockets::bind(&[address.parse().unwrap()]).unwrap();
     let address = udp.local_addresses()[0];
     let (stop, stop_receiver) = mpsc::channel(2);
-    let io = Io { udp, tun: None, links: None, store: disk, stop: stop_receiver };
+    let io = Io { udp, tun: None, netstack: None, links: None, store: disk, stop: stop_receiver };
     let (event_loop, handle) = EventLoop::new(node, Clock, io);
     Running { handle, address, stop, ending: tokio::spawn(event_loop.run()) }
 }

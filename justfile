@@ -16,6 +16,11 @@ demo:
 netns:
     cargo build --release
     tests/netns/diamond.py target/release/x0t
+    tests/netns/flood.py target/release/x0t
+
+# Whether the data plane costs more than the baseline says.
+bench:
+    cargo run --release -- bench dataplane --baseline crates/bench/baseline.json
 
 # Seconds per target; needs cargo-fuzz.
 fuzz seconds="30":

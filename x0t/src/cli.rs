@@ -45,6 +45,7 @@ Change it:
 Help yourself:
   doctor      Check this host and this node, with a next step for each finding
   demo        Run a small mesh on this host and watch it heal
+  bench       Measure what the data plane costs on this host
   completion  Print a completion script for your shell
   version     Print the version";
 
@@ -179,6 +180,9 @@ pub enum Action {
     Doctor,
     /// Run a small mesh on this host, break it, and watch it heal. Needs no root and no network.
     Demo(DemoArgs),
+    /// Measure what the data plane costs on this host. Needs no root, no network and no running node.
+    #[command(subcommand)]
+    Bench(BenchAction),
     /// Print a completion script: `x0t completion bash > /etc/bash_completion.d/x0t`.
     Completion(CompletionArgs),
     /// Print the version.
@@ -393,6 +397,32 @@ pub struct PeerArgs {
     /// As in 192.0.2.7, 192.0.2.7:4600, [2001:db8::7]:4600 or host.example:4600.
     #[arg(value_name = "ADDR")]
     pub address: Endpoint,
+}
+
+/// `x0t bench …`.
+#[derive(Debug, Subcommand)]
+pub enum BenchAction {
+    /// Seal, open, forward, handshake, next hop, refuse: per datagram, relative to the bare AEAD on the same host.
+    ///
+    /// With a baseline: exit code 3 if a ratio is worse than it by more than the factor.
+    Dataplane(DataplaneArgs),
+}
+
+/// `x0t bench dataplane`.
+#[derive(Debug, Args)]
+pub struct DataplaneArgs {
+    /// Processor time to spend.
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse::measuring_time)]
+    pub time: Duration,
+    /// Compare the ratios with those of an earlier run.
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// How much larger than in the baseline a ratio may be.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.5, requires = "baseline", value_parser = parse::factor)]
+    pub factor: f64,
+    /// Keep the ratios of this run for later comparisons.
+    #[arg(long, value_name = "FILE")]
+    pub save_baseline: Option<PathBuf>,
 }
 
 /// `x0t completion`.

@@ -1,5 +1,6 @@
 //! One file for each command. A command gathers, asks the daemon, prints, and says how it ended.
 
+mod bench;
 mod completion;
 mod doctor;
 mod down;
@@ -64,6 +65,7 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Peer(action) => peer::run(&context, action).await,
         Action::Doctor => doctor::run(&context).await,
         Action::Demo(args) => demo::run(args, out).await,
+        Action::Bench(action) => bench::run(&context, action).await,
         Action::Completion(args) => completion::run(&context, args),
         Action::Version => version::run(&context),
     }

@@ -291,6 +291,17 @@ pub fn svid_ttl(text: &str) -> Result<Duration, String> {
     within(duration(text)?, SVID_TTL_MIN, SVID_TTL_MAX, "between 10s and 7d")
 }
 
+/// How long `x0t bench` may measure.
+pub fn measuring_time(text: &str) -> Result<Duration, String> {
+    within(duration(text)?, Duration::from_millis(100), Duration::from_mins(1), "between 100ms and 1m")
+}
+
+/// How much larger something may be than it was: a number from 1 on.
+pub fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor: &f64| factor.is_finite() && *factor >= 1.0);
+    factor.ok_or_else(|| "a factor is a number from 1 on, as in 1.5".to_owned())
+}
+
 fn within(value: Duration, min: Duration, max: Duration, allowed: &str) -> Result<Duration, String> {
     if (min..=max).contains(&value) { Ok(value) } else { Err(format!("it must be {allowed}")) }
 }
@@ -325,6 +336,15 @@ mod tests {
         assert!(token_ttl("31d").is_err() && token_ttl("500ms").is_err());
         assert!(svid_ttl("9s").is_err() && svid_ttl("8d").is_err());
         assert_eq!(svid_ttl("10s"), Ok(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_factor_is_a_number_from_one_on() {
+        assert_eq!(factor("1.5"), Ok(1.5));
+        for text in ["", "0.9", "-2", "NaN", "inf", "x"] {
+            assert!(factor(text).is_err(), "{text}");
+        }
+        assert!(measuring_time("99ms").is_err() && measuring_time("2m").is_err() && measuring_time("3s").is_ok());
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! What is measured, and what each is measured against.
+
+/// One line of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    /// Reference: the bare AEAD.
+    Aead,
+    /// Reference: a copy.
+    Copy,
+    /// Reference: a bare receive.
+    UdpReceive,
+    /// A session seals a datagram of 1,300 bytes.
+    Seal,
+    /// A session opens it.
+    Open,
+    /// A link session seals a hop header over the front of a packet.
+    SealHop,
+    /// A link session opens it.
+    OpenHop,
+    /// The first node of a line sends bulk: TCP super-packets from the host.
+    SendBulk,
+    /// The relay forwards them.
+    ForwardBulk,
+    /// The last node receives them.
+    ReceiveBulk,
+    /// The first node of a line sends a packet alone.
+    SendSingle,
+    /// The relay forwards it.
+    ForwardSingle,
+    /// The last node receives it.
+    ReceiveSingle,
+    /// The same without a relay between.
+    SendDirect,
+    /// The same without a relay between.
+    ReceiveDirect,
+    /// Both sides of a handshake together.
+    Handshake,
+    /// Who carries it next, among 1,000 origins.
+    NextHop,
+    /// Refusing a datagram of a session that is not held here.
+    ForgedStranger,
+    /// Refusing a FORWARD packet whose hop header does not open.
+    ForgedHop,
+    /// Refusing a PROTECTED packet that does not open.
+    ForgedPacket,
+    /// Refusing a packet that came before.
+    Replayed,
+    /// Refusing a hello without a cookie.
+    ForgedHello,
+    /// Receiving a forged datagram on loopback and refusing it.
+    ForgedReceive,
+}
+
+impl Row {
+    /// All, in the order of the report.
+    pub const ALL: [Self; 23] = [
+        Self::Aead,
+        Self::Copy,
+        Self::UdpReceive,
+        Self::Seal,
+        Self::Open,
+        Self::SealHop,
+        Self::OpenHop,
+        Self::SendDirect,
+        Self::ReceiveDirect,
+        Self::SendBulk,
+        Self::ForwardBulk,
+        Self::ReceiveBulk,
+        Self::SendSingle,
+        Self::ForwardSingle,
+        Self::ReceiveSingle,
+        Self::Handshake,
+        Self::NextHop,
+        Self::ForgedStranger,
+        Self::ForgedHop,
+        Self::ForgedPacket,
+        Self::Replayed,
+        Self::ForgedHello,
+        Self::ForgedReceive,
+    ];
+
+    /// Its name in JSON. Never changes: baselines are compared by it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aead => "aes_256_gcm_seal_1400",
+            Self::Copy => "copy_65536",
+            Self::UdpReceive => "udp_receive",
+            Self::Seal => "seal",
+            Self::Open => "open",
+            Self::SealHop => "seal_hop",
+            Self::OpenHop => "open_hop",
+            Self::SendDirect => "send_direct",
+            Self::ReceiveDirect => "receive_direct",
+            Self::SendBulk => "send_bulk",
+            Self::ForwardBulk => "forward_bulk",
+            Self::ReceiveBulk => "receive_bulk",
+            Self::SendSingle => "send_single",
+            Self::ForwardSingle => "forward_single",
+            Self::ReceiveSingle => "receive_single",
+            Self::Handshake => "handshake",
+            Self::NextHop => "next_hop_1000",
+            Self::ForgedStranger => "forged_stranger",
+            Self::ForgedHop => "forged_hop",
+            Self::ForgedPacket => "forged_packet",
+            Self::Replayed => "replayed",
+            Self::ForgedHello => "forged_hello",
+            Self::ForgedReceive => "forged_receive",
+        }
+    }
+
+    /// What it is, for people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Aead => "AES-256-GCM seals 1,400 bytes (reference)",
+            Self::Copy => "a copy of 64 KiB (reference)",
+            Self::UdpReceive => "a bare UDP receive of 1,200 bytes (reference)",
+            Self::Seal => "a session seals a datagram",
+            Self::Open => "a session opens a datagram",
+            Self::SealHop => "a link seals a hop header",
+            Self::OpenHop => "a link opens a hop header",
+            Self::SendDirect => "a node sends to a neighbour, of a super-packet",
+            Self::ReceiveDirect => "a node receives from a neighbour, in a train",
+            Self::SendBulk => "a node sends across a relay, of a super-packet",
+            Self::ForwardBulk => "a relay forwards, in a train",
+            Self::ReceiveBulk => "a node receives across a relay, in a train",
+            Self::SendSingle => "a node sends a packet alone",
+            Self::ForwardSingle => "a relay forwards a datagram alone",
+            Self::ReceiveSingle => "a node receives a datagram alone",
+            Self::Handshake => "a handshake, both sides",
+            Self::NextHop => "the next hop, among 1,000 origins",
+            Self::ForgedStranger => "refuse: unknown session",
+            Self::ForgedHop => "refuse: forged hop header",
+            Self::ForgedPacket => "refuse: forged packet of 1,200 bytes",
+            Self::Replayed => "refuse: replayed packet",
+            Self::ForgedHello => "refuse: hello without a cookie",
+            Self::ForgedReceive => "receive a forged packet and refuse it",
+        }
+    }
+
+    /// What its ratio is relative to; `None` for a reference.
+    pub const fn reference(self) -> Option<Self> {
+        match self {
+            Self::Aead | Self::Copy | Self::UdpReceive => None,
+            Self::ForgedReceive => Some(Self::UdpReceive),
+            _ => Some(Self::Aead),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own_and_a_reference_that_is_one() {
+        let names: BTreeSet<_> = Row::ALL.iter().map(|row| row.name()).collect();
+        assert_eq!(names.len(), Row::ALL.len());
+        assert!(Row::ALL.iter().filter_map(|row| row.reference()).all(|reference| reference.reference().is_none()));
+    }
+}

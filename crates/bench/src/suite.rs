@@ -1,0 +1,76 @@
+//! The whole suite, a batch of everything per round.
+
+use std::time::Duration;
+
+use crate::forgery::Flood;
+use crate::line::{Line, Load};
+use crate::reference::Reference;
+use crate::sessions::Pair;
+use crate::table::Table;
+use crate::{BenchError, Report, Row, Samples, processor_time};
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Processor time of the rounds together; building the nodes comes on top.
+    pub time: Duration,
+}
+
+impl Default for Options {
+    /// Three seconds: about a thousand rounds.
+    fn default() -> Self {
+        Self { time: Duration::from_secs(3) }
+    }
+}
+
+/// Rounds that are not counted: caches fill, buffers are allocated.
+const WARM_UP: usize = 20;
+/// Packets of a load of single ones.
+const SINGLES: usize = 32;
+
+/// Measures everything.
+///
+/// # Errors
+/// If a node does not do its part; then there is no report at all, for a cost of work that was not done means nothing.
+pub fn dataplane(options: Options) -> Result<Report, BenchError> {
+    let (mut reference, mut pair, mut table) = (Reference::new()?, Pair::new()?, Table::new()?);
+    let (mut direct, mut relayed, mut flood) = (Line::of(2)?, Line::of(3)?, Flood::new()?);
+    let mut round = |samples: &mut Samples| {
+        reference.round(samples)?;
+        pair.round(samples)?;
+        direct.pass(Load::Bulk, (Row::SendDirect, None, Row::ReceiveDirect), samples)?;
+        relayed.pass(Load::Bulk, (Row::SendBulk, Some(Row::ForwardBulk), Row::ReceiveBulk), samples)?;
+        let single = (Row::SendSingle, Some(Row::ForwardSingle), Row::ReceiveSingle);
+        relayed.pass(Load::Single(SINGLES), single, samples)?;
+        table.round(samples)?;
+        flood.round(samples)
+    };
+    for _ in 0..WARM_UP {
+        round(&mut Samples::default())?;
+    }
+    let mut samples = Samples::default();
+    let end = processor_time() + u64::try_from(options.time.as_nanos()).unwrap_or(u64::MAX >> 1);
+    while processor_time() < end {
+        round(&mut samples)?;
+    }
+    Report::of(&samples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_measured() {
+        let report = dataplane(Options { time: Duration::from_millis(1) }).unwrap();
+        assert_eq!(report.rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), Row::ALL.map(Row::name));
+        assert!(report.table().lines().count() > Row::ALL.len());
+        assert!(
+            report
+                .rows
+                .iter()
+                .all(|row| row.ratio.is_some()
+                    == Row::ALL.iter().any(|r| r.name() == row.name && r.reference().is_some()))
+        );
+    }
+}

@@ -53,7 +53,7 @@ class Adapter(PeerAdapter):
 
     def start(self, node):
         peers = [word for peer in self.dials(node) for word in ("--peer", f"{self.lab.link_ip[(peer, node)]}:{PORT}")]
-        # One word at least: what the node stored is the address that it joined by, which may be one that the other end dials.
+        # Who dials nobody falls back on the address that it joined by, so some links are dialled from both ends.
         self.lab.spawn(node, self.argv(node, "run", "--tun", "require", *peers, *self.options))
 
     def overlay_ip(self, node):

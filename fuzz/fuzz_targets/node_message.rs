@@ -13,5 +13,6 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = Parameters::decode(bytes);
     let _ = Trace::decode(bytes);
     let _ = x0t_node::packet::summarise(bytes);
-    let _ = x0t_node::packet::unreachable(bytes, std::net::Ipv6Addr::LOCALHOST);
+    let _ = x0t_node::icmp::packet_too_big(bytes, std::net::Ipv6Addr::LOCALHOST, 1280);
+    let _ = x0t_node::icmp::clamp_segment_size(&mut bytes.to_vec(), 1280, false);
 });

@@ -40,6 +40,8 @@ pub struct Arrival {
 pub struct Network {
     delays: BTreeMap<(usize, usize), Duration>,
     cut: BTreeSet<(usize, usize)>,
+    /// The longest datagram that passes, where that is limited.
+    limits: BTreeMap<(usize, usize), usize>,
     weather: Weather,
     entropy: Entropy,
     /// Datagrams handed in.
@@ -54,6 +56,7 @@ impl Network {
         Self {
             delays: topology.links.clone(),
             cut: BTreeSet::new(),
+            limits: BTreeMap::new(),
             weather: Weather::default(),
             entropy,
             sent: 0,
@@ -93,6 +96,11 @@ impl Network {
         self.cut.remove(&(a.min(b), a.max(b)));
     }
 
+    /// Drops what is longer than `len` bytes of UDP payload between two hosts, silently, in both directions.
+    pub fn limit(&mut self, a: usize, b: usize, len: usize) {
+        self.limits.insert((a.min(b), a.max(b)), len);
+    }
+
     /// Cuts every link between `island` and the rest.
     pub fn partition(&mut self, island: &BTreeSet<usize>) {
         let crossing = self.delays.keys().filter(|(a, b)| island.contains(a) != island.contains(b));
@@ -102,6 +110,7 @@ impl Network {
     /// Removes every fault.
     pub fn mend_all(&mut self) {
         self.cut.clear();
+        self.limits.clear();
         self.weather = Weather::default();
     }
 
@@ -114,7 +123,11 @@ impl Network {
     /// Carries one datagram from `from` to `address`.
     pub fn carry(&mut self, from: usize, address: SocketAddr, mut bytes: Vec<u8>) -> Vec<Arrival> {
         self.sent += 1;
-        let Some(to) = Self::host_at(address).filter(|to| self.is_linked(from, *to)) else {
+        let passes = |to: &usize| {
+            let limit = self.limits.get(&(from.min(*to), from.max(*to)));
+            self.is_linked(from, *to) && limit.is_none_or(|limit| bytes.len() <= *limit)
+        };
+        let Some(to) = Self::host_at(address).filter(passes) else {
             self.lost += 1;
             return Vec::new();
         };
@@ -160,6 +173,15 @@ mod tests {
         network.mend_all();
         assert!(network.is_linked(0, 1));
         assert_eq!((network.sent, network.lost), (3, 2));
+    }
+
+    #[test]
+    fn what_is_longer_than_a_link_carries_vanishes() {
+        let mut network = network();
+        network.limit(1, 0, 1372);
+        assert_eq!(network.carry(0, Network::address(1), vec![7; 1372]).len(), 1);
+        assert_eq!(network.carry(1, Network::address(0), vec![7; 1373]), []);
+        assert_eq!(network.carry(2, Network::address(1), vec![7; 9000]).len(), 1);
     }
 
     #[test]

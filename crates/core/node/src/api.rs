@@ -42,6 +42,13 @@ pub enum Input<'a> {
         /// The destination.
         to: SocketAddr,
     },
+    /// The kernel refused to send `len` bytes to this address in one datagram: the device takes less.
+    DatagramTooBig {
+        /// The destination.
+        to: SocketAddr,
+        /// Bytes of UDP payload.
+        len: usize,
+    },
     /// An operator asks for something; exactly one [`Output::Reply`] with the same id follows, now or later.
     Command {
         /// Chosen by the caller.

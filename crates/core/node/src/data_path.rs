@@ -18,9 +18,11 @@ use crate::api::Output;
 use crate::egress::{Class, Lane, Run};
 use crate::ends::Way;
 use crate::host::{Delivery, Offload};
+use crate::icmp;
 use crate::message::{EndDatagram, PACKET, PACKET_LEN_MAX, Trace, UNSUMMED};
 use crate::node::Node;
 use crate::packet;
+use crate::path_mtu::Carries;
 use crate::segment::Cut;
 use crate::train::Train;
 
@@ -59,14 +61,6 @@ impl Node {
             self.stats.local_packets_of_others += 1;
             return;
         }
-        let Ok(cut) = Cut::new(bytes, offload, PACKET_LEN_MAX) else {
-            self.stats.local_packets_malformed += 1;
-            return;
-        };
-        if cut.len(0) > PACKET_LEN_MAX {
-            self.stats.local_packets_too_long += 1;
-            return;
-        }
         let Some(destination) = self.resolve(summary.destination) else {
             // Multicast and the rest of fd00::/8 reach the device too; only the mesh's own network earns an answer.
             if self.prefix.contains(summary.destination) {
@@ -74,12 +68,25 @@ impl Node {
             }
             return;
         };
+        let carries = self.carries(destination);
+        let limit = if destination == self.me { PACKET_LEN_MAX } else { carries.packet() };
+        let Ok(cut) = Cut::new(bytes, offload, limit) else {
+            self.stats.local_packets_malformed += 1;
+            return;
+        };
+        if cut.len(0) > PACKET_LEN_MAX {
+            self.stats.local_packets_too_long += 1;
+            return;
+        }
         if destination == self.me {
             return self.return_to_host(&cut);
         }
+        if carries.is_too_big(cut.len(0)) {
+            return self.answer_too_big(bytes, carries);
+        }
         let sent = match self.ends.session_of(destination) {
-            Some(session) => self.send_packets(session, destination, summary.flow, &cut),
-            None => self.keep_until_sealed(destination, summary.flow, &cut),
+            Some(session) => self.send_packets(session, destination, summary.flow, &cut, carries),
+            None => self.send_one_by_one(destination, summary.flow, &cut),
         };
         if !sent {
             self.answer_unreachable(bytes);
@@ -87,7 +94,10 @@ impl Node {
     }
 
     /// Seals the packets of a cut and puts them on their way. False if there is none.
-    fn send_packets(&mut self, session: SessionId, dst: NodeId, flow: u32, cut: &Cut<'_>) -> bool {
+    fn send_packets(&mut self, session: SessionId, dst: NodeId, flow: u32, cut: &Cut<'_>, carries: Carries) -> bool {
+        if cut.len(0) > carries.packet() {
+            return self.send_one_by_one(dst, flow, cut);
+        }
         let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
         let run = Run { count: cut.count(), len: cut.len(0) + 1, last_len: cut.len(cut.count() - 1) + 1 };
         self.send_run(session, dst, flow, run, |index, datagram| {
@@ -96,8 +106,8 @@ impl Node {
         })
     }
 
-    /// Without a session packets wait for one.
-    fn keep_until_sealed(&mut self, dst: NodeId, flow: u32, cut: &Cut<'_>) -> bool {
+    /// Packets that wait for a session, or do not pass whole, go one by one.
+    fn send_one_by_one(&mut self, dst: NodeId, flow: u32, cut: &Cut<'_>) -> bool {
         let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
         (0..cut.count()).all(|index| {
             let mut datagram = vec![kind; cut.len(index) + 1];
@@ -129,13 +139,17 @@ impl Node {
     }
 
     pub(crate) fn send_sealed(&mut self, session: SessionId, node: NodeId, flow: u32, datagram: &[u8]) -> bool {
+        let carries = self.carries(node);
+        if datagram.len() > carries.datagram {
+            return self.send_in_pieces(session, node, flow, datagram, carries);
+        }
         let run = Run { count: 1, len: datagram.len(), last_len: datagram.len() };
         self.send_run(session, node, flow, run, |_, out| out.copy_from_slice(datagram))
     }
 
     /// Lays out datagrams of a session for a far end, seals them once end to end and, unless that end is the neighbour itself, a hop
     /// header in front of each. `write` is told which datagram to write where. False if there is no way.
-    fn send_run(
+    pub(crate) fn send_run(
         &mut self,
         session: SessionId,
         dst: NodeId,
@@ -170,7 +184,7 @@ impl Node {
             }
             (written, run.count) = (written + count, run.count - count);
         }
-        self.router.carried_data(link, self.now);
+        self.sent_data(link, link_session);
         true
     }
 
@@ -199,8 +213,14 @@ impl Node {
             self.stats.packets_unsealed += 1;
             return false;
         }
-        self.router.carried_data(link, self.now);
+        self.sent_data(link, session);
         true
+    }
+
+    /// Somebody's data goes over a link: it is watched closely while that is so.
+    fn sent_data(&mut self, link: LinkId, session: SessionId) {
+        self.router.carried_data(link, self.now);
+        self.endpoint.carried_data(session, self.now);
     }
 
     /// The link that leads to a destination; none if it cannot be reached.
@@ -416,7 +436,7 @@ impl Node {
             return self.pool.give(train);
         }
         self.stats.packets_forwarded += fates.len() as u64;
-        self.router.carried_data(link, self.now);
+        self.sent_data(link, session);
         let short = fates.len() == 1 && end <= FORWARD_OVERHEAD + INTERACTIVE_LEN_MAX;
         let class = if short { Class::Interactive } else { Class::Bulk };
         self.egress.push(Lane { link, to, class, flow }, train, &mut self.pool, self.now);
@@ -465,11 +485,18 @@ impl Node {
 
     /// A far end said something in its session. Some if it is an IPv6 packet for the host, in all bytes but the first, and whether it
     /// is unsummed.
-    pub(crate) fn on_end_datagram(&mut self, session: SessionId, bytes: &[u8]) -> Option<bool> {
+    pub(crate) fn on_end_datagram(&mut self, session: SessionId, bytes: &mut [u8]) -> Option<bool> {
         let from = self.ends.node_of(session)?;
         match EndDatagram::decode(bytes) {
-            Ok(EndDatagram::Packet(packet)) => return self.is_admissible(from, packet, false).then_some(false),
-            Ok(EndDatagram::Unsummed(packet)) => return self.is_admissible(from, packet, true).then_some(true),
+            Ok(EndDatagram::Packet(packet)) => {
+                let admissible = self.is_admissible(from, packet, false);
+                return admissible.then(|| self.fit_segments(from, &mut bytes[1..], false)).map(|()| false);
+            }
+            Ok(EndDatagram::Unsummed(packet)) => {
+                let admissible = self.is_admissible(from, packet, true);
+                return admissible.then(|| self.fit_segments(from, &mut bytes[1..], true)).map(|()| true);
+            }
+            Ok(EndDatagram::Piece(piece)) => self.on_piece(session, from, piece),
             Ok(EndDatagram::Ping { number, padding }) => {
                 let mut answer = Vec::with_capacity(padding.len() + 9);
                 EndDatagram::Pong { number, padding }.encode(&mut answer);
@@ -519,7 +546,7 @@ impl Node {
 
     fn answer_unreachable(&mut self, bytes: &[u8]) {
         self.stats.local_packets_unreachable += 1;
-        if let Some(answer) = packet::unreachable(bytes, self.prefix.address(self.me)) {
+        if let Some(answer) = icmp::unreachable(bytes, self.prefix.address(self.me)) {
             self.push(Output::LocalPackets(Delivery::whole(answer, None)));
         }
     }

@@ -7,6 +7,7 @@ use x0t_model::{Instant, NodeId, UnixTime};
 use x0t_overlay::SessionId;
 
 use crate::links::DRAIN;
+use crate::path_mtu::Seen;
 
 /// How many far ends may be held at once.
 const ENDS_MAX: usize = 4096;
@@ -37,6 +38,8 @@ struct End {
     waiting: VecDeque<Waiting>,
     /// Reliable messages that wait.
     messages: VecDeque<Vec<u8>>,
+    /// What its path carries.
+    seen: Seen,
 }
 
 /// What waited for a session that is ready.
@@ -104,6 +107,11 @@ impl Ends {
         }
         end.messages.push_back(bytes.to_vec());
         end.way_to_open(now)
+    }
+
+    /// What was seen of the path to `node`, if it is held.
+    pub fn seen(&mut self, node: NodeId) -> Option<&mut Seen> {
+        self.by_node.get_mut(&node).map(|end| &mut end.seen)
     }
 
     fn end(&mut self, node: NodeId) -> Option<&mut End> {

@@ -8,6 +8,7 @@ use x0t_overlay::{Carrier, Purpose};
 use x0t_routing::{LinkView, OriginView, Standing};
 
 use crate::node::Node;
+use crate::path_mtu::PACKET_OVERHEAD;
 use crate::view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, View};
 
 impl Node {
@@ -67,6 +68,7 @@ impl Node {
                 rtt_us: health.rtt_micros.and_then(|rtt| rtt.try_into().ok()),
                 loss_permille: (health.loss_per_million / 1_000).try_into().unwrap_or(1_000),
                 cost_us: health.cost.as_micros(),
+                path_mtu: self.endpoint.path_mtu(link.proven.session),
                 heard_ms_ago: now.since(link.heard_at).as_millis() as u64,
                 interface: link.interface,
             })
@@ -88,6 +90,7 @@ impl Node {
                 overlay_address: self.prefix.address(origin.dst),
                 successors: successors.collect(),
                 hops: origin.hops,
+                packet_mtu: origin.path_mtu.map(|mtu| usize::from(mtu).saturating_sub(PACKET_OVERHEAD)),
                 sequence: (origin.potential.seqno.epoch, origin.potential.seqno.seq),
                 feasible_distance_us: distance.is_finite().then(|| distance.as_micros()),
             }
@@ -136,6 +139,8 @@ impl Node {
         add_counters(&mut counters, "overlay", self.endpoint.stats());
         add_counters(&mut counters, "routing", self.router.stats());
         counters.insert("node_packets_waiting_dropped".into(), self.ends.dropped);
+        counters.insert("node_pieces_refused".into(), self.reassembly.refused);
+        counters.insert("node_pieces_abandoned".into(), self.reassembly.abandoned);
         counters.insert("node_packets_queue_dropped".into(), self.egress.dropped());
         counters
     }

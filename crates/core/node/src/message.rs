@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use x0t_model::{DecodeError, Reader, Writer};
 
-/// The longest IPv6 packet carried; the TUN's MTU. The IPv6 minimum, so that no path needs to be asked for more.
-pub const PACKET_LEN_MAX: usize = 1280;
+use crate::pieces::Piece;
+
+/// The longest IPv6 packet carried: as much as an Ethernet jumbo frame holds. What a path carries in one piece is another matter.
+pub const PACKET_LEN_MAX: usize = 9000;
 /// The longest join packet that is relayed.
 const JOIN_PACKET_LEN_MAX: usize = 1280;
 /// The most padding a ping asks to be echoed.
@@ -15,6 +17,12 @@ pub const PING_PADDING_MAX: usize = 1200;
 pub(crate) const PACKET: u8 = 1;
 /// First byte of [`EndDatagram::Unsummed`].
 pub(crate) const UNSUMMED: u8 = 6;
+/// First byte of [`EndDatagram::Piece`].
+pub(crate) const PIECE: u8 = 9;
+/// Bytes in front of what a piece holds.
+pub(crate) const PIECE_FRONT: usize = 6;
+/// Marks the last piece, in the byte of its index.
+const LAST_PIECE: u8 = 0x80;
 
 /// A datagram of an end-to-end session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,8 @@ pub enum EndDatagram<'a> {
         /// The packet.
         packet: &'a [u8],
     },
+    /// A piece of any other datagram, which is longer than what the path carries.
+    Piece(Piece<'a>),
 }
 
 impl<'a> EndDatagram<'a> {
@@ -65,6 +75,7 @@ impl<'a> EndDatagram<'a> {
             Self::Pong { number, padding } => writer.u8(3).u64(number).bytes(padding),
             Self::JoinInbound { remote, packet } => encode_address(writer.u8(4), remote).bytes(packet),
             Self::JoinOutbound { remote, packet } => encode_address(writer.u8(5), remote).bytes(packet),
+            Self::Piece(piece) => writer.bytes(&piece_front(&piece)).bytes(piece.bytes),
         };
     }
 
@@ -90,9 +101,21 @@ impl<'a> EndDatagram<'a> {
                 remote: decode_address(&mut reader)?,
                 packet: bounded("join packet", reader.rest(), JOIN_PACKET_LEN_MAX)?,
             }),
+            PIECE => {
+                let (id, place) = (reader.u32()?, reader.u8()?);
+                let bytes = bounded("piece", reader.rest(), PACKET_LEN_MAX)?;
+                Ok(Self::Piece(Piece { id, index: place & !LAST_PIECE, last: place & LAST_PIECE != 0, bytes }))
+            }
             kind => Err(DecodeError::Invalid { field: "end-to-end datagram kind", value: kind.into() }),
         }
     }
+}
+
+/// What stands in front of the bytes of a piece: kind, number of the datagram, place.
+pub(crate) fn piece_front(piece: &Piece<'_>) -> [u8; PIECE_FRONT] {
+    let [a, b, c, d] = piece.id.to_be_bytes();
+    let place = piece.index & !LAST_PIECE | if piece.last { LAST_PIECE } else { 0 };
+    [PIECE, a, b, c, d, place]
 }
 
 /// What a node tells its peer about itself inside the handshake, so that it is authenticated with it.
@@ -189,7 +212,7 @@ mod tests {
     fn every_datagram_has_its_golden_bytes_and_survives_them() {
         let v4 = "192.0.2.1:4600".parse().unwrap();
         let v6 = "[2001:db8::1]:4600".parse().unwrap();
-        let table: [(EndDatagram<'_>, &[u8]); 6] = [
+        let table: [(EndDatagram<'_>, &[u8]); 8] = [
             (EndDatagram::Packet(&[0x60, 1]), &[1, 0x60, 1]),
             (EndDatagram::Unsummed(&[0x60, 1]), &[6, 0x60, 1]),
             (EndDatagram::Ping { number: 258, padding: &[7] }, &[2, 0, 0, 0, 0, 0, 0, 1, 2, 7]),
@@ -199,6 +222,11 @@ mod tests {
                 EndDatagram::JoinOutbound { remote: v6, packet: &[] },
                 &[5, 6, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x11, 0xf8],
             ),
+            (
+                EndDatagram::Piece(Piece { id: 0x0102_0304, index: 0, last: false, bytes: &[7, 8] }),
+                &[9, 1, 2, 3, 4, 0, 7, 8],
+            ),
+            (EndDatagram::Piece(Piece { id: 5, index: 3, last: true, bytes: &[7] }), &[9, 0, 0, 0, 5, 0x83, 7]),
         ];
         for (datagram, golden) in table {
             assert_eq!(bytes_of(&datagram), golden);

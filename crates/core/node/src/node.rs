@@ -19,6 +19,7 @@ use crate::ends::Ends;
 use crate::host::{Delivery, HostOffload};
 use crate::join_path::JoinRelay;
 use crate::links::Links;
+use crate::pieces::Reassembly;
 use crate::ration::Ration;
 use crate::start::{NodeConfig, Start, StartError};
 use crate::stats::Stats;
@@ -34,6 +35,9 @@ const REFUSALS_PER_SECOND: u64 = 8;
 /// Answers to packets of unknown sessions, at once and per second from then on.
 const STRAYS_BURST: u64 = 16;
 const STRAYS_PER_SECOND: u64 = 16;
+/// ICMPv6 errors to the host at once, and per second from then on (RFC 4443, 2.4 f).
+const ICMP_ERRORS_BURST: u64 = 64;
+const ICMP_ERRORS_PER_SECOND: u64 = 1_000;
 /// How many outputs may wait for the shell. Beyond it the shell has stopped listening and news is dropped.
 const OUTPUTS_MAX: usize = 16_384;
 
@@ -65,6 +69,12 @@ pub struct Node {
     pub(crate) join_relay: JoinRelay,
     /// Who stands behind an id: neighbours and verified origins.
     pub(crate) names: BTreeMap<NodeId, SpiffeId>,
+    /// Datagrams of far ends whose last pieces have not come.
+    pub(crate) reassembly: Reassembly,
+    /// The number of the next datagram that is sent in pieces.
+    pub(crate) next_piece: u32,
+    /// How often the host is told that a packet is too big.
+    pub(crate) icmp_errors: Ration,
     pub(crate) stats: Stats,
     /// How often refusals are told: strangers can cause them at will, and they must not wash other news away.
     pub(crate) refusals: Ration,
@@ -112,6 +122,9 @@ impl Node {
             fates: Vec::new(),
             pending: Pending::default(),
             join_relay: JoinRelay::new(now),
+            reassembly: Reassembly::default(),
+            next_piece: 0,
+            icmp_errors: Ration::new(ICMP_ERRORS_BURST, ICMP_ERRORS_PER_SECOND, now),
             stats: Stats::default(),
             refusals: Ration::new(REFUSALS_BURST, REFUSALS_PER_SECOND, now),
             stray_answers: Ration::new(STRAYS_BURST, STRAYS_PER_SECOND, now),
@@ -268,6 +281,7 @@ impl Drive for Node {
             Input::HostInterface(offload) => self.host_offload = offload,
             Input::Interface { index, up } => self.on_interface(index, up),
             Input::SendFailed { to } => self.on_send_failed(to),
+            Input::DatagramTooBig { to, len } => self.on_datagram_too_big(to, len),
             Input::Command { id, command } => self.on_command(id, command),
             // What was due has been done already.
             Input::Timeout => return,

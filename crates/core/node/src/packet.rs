@@ -1,4 +1,4 @@
-//! What the data path reads of an IPv6 packet, and the one it writes itself.
+//! What the data path reads of an IPv6 packet, and its checksums.
 
 use std::net::Ipv6Addr;
 
@@ -9,9 +9,6 @@ pub const HEADER_LEN: usize = 40;
 const NEXT_HEADER_TCP: u8 = 6;
 const NEXT_HEADER_UDP: u8 = 17;
 const NEXT_HEADER_ICMPV6: u8 = 58;
-/// How much of a refused packet an ICMPv6 error quotes at most: the error itself must fit the minimum MTU (RFC 4443, 2.4 c).
-const QUOTE_LEN_MAX: usize = 1280 - HEADER_LEN - 8;
-
 /// The addresses and the flow of a packet that is well formed as far as this node cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -69,31 +66,6 @@ fn check(packet: &[u8]) -> Result<(), Malformed> {
     }
     let payload_len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
     if packet.len() == HEADER_LEN + payload_len { Ok(()) } else { Err(Malformed::WrongLength) }
-}
-
-/// An ICMPv6 "destination unreachable" (RFC 4443, 3.1) that answers `packet` in the name of `from`. `None` if the packet must
-/// not be answered: it is an ICMPv6 error itself, or malformed.
-pub fn unreachable(packet: &[u8], from: Ipv6Addr) -> Option<Vec<u8>> {
-    const NO_ROUTE: u8 = 0;
-    const DESTINATION_UNREACHABLE: u8 = 1;
-    let summary = summarise(packet).ok()?;
-    let is_error = summary.next_header == NEXT_HEADER_ICMPV6 && packet.get(HEADER_LEN).is_none_or(|kind| *kind < 128);
-    if is_error || summary.source.is_multicast() || summary.source.is_unspecified() {
-        return None;
-    }
-    let quote = &packet[..packet.len().min(QUOTE_LEN_MAX)];
-    let payload_len = (8 + quote.len()) as u16;
-    let mut out = Vec::with_capacity(HEADER_LEN + 8 + quote.len());
-    out.extend_from_slice(&[0x60, 0, 0, 0]);
-    out.extend_from_slice(&payload_len.to_be_bytes());
-    out.extend_from_slice(&[NEXT_HEADER_ICMPV6, 64]);
-    out.extend_from_slice(&from.octets());
-    out.extend_from_slice(&summary.source.octets());
-    out.extend_from_slice(&[DESTINATION_UNREACHABLE, NO_ROUTE, 0, 0, 0, 0, 0, 0]);
-    out.extend_from_slice(quote);
-    let checksum = icmpv6_checksum(&out);
-    out[HEADER_LEN + 2..HEADER_LEN + 4].copy_from_slice(&checksum.to_be_bytes());
-    Some(out)
 }
 
 /// The sum of the addresses and the protocol of a packet, to which only a length is missing (RFC 8200, 8.1).
@@ -220,17 +192,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_unreachable_packet_is_answered_with_a_valid_checksum_and_an_error_never_is() {
-        let from = "fd00::1".parse().unwrap();
-        let answer = unreachable(&packet(17, &[1; 100]), from).unwrap();
-        let summary = summarise(&answer).unwrap();
-        assert_eq!((summary.source, summary.destination), (from, Ipv6Addr::from([0xfd; 16])));
-        assert_eq!(icmpv6_checksum(&answer), 0, "a sum over a message with its checksum in place is zero");
-        assert_eq!(unreachable(&answer, from), None);
-        assert!(unreachable(&packet(17, &[1; 1240]), from).unwrap().len() <= 1280);
-    }
-
-    #[test]
     fn sums_fold_their_carries_and_pad_what_is_odd() {
         assert_eq!(fold(sum(&[0xff, 0xff, 0x00, 0x01])), 1);
         assert_eq!(fold(sum(&[0xff; 1501])), fold(sum(&[&[0xff; 1501][..], &[0]].concat())));
@@ -246,7 +207,6 @@ pub(crate) mod tests {
         #[test]
         fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = summarise(&bytes);
-            let _ = unreachable(&bytes, Ipv6Addr::LOCALHOST);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use x0t_identity::Leaf;
 use x0t_model::{NodeId, SpiffeId, UnixTime};
 use x0t_overlay::{
-    Carrier, CertificateDer, CloseReason, Event, HandshakeError, Purpose, SessionId, Transmit, close_code,
-    hop::PayloadKind,
+    Carrier, CertificateDer, CloseReason, Event, HandshakeError, PATH_MTU_BASE, Purpose, SessionId, Transmit,
+    close_code, hop::PayloadKind,
 };
 use x0t_routing::{LinkDownReason, LinkId};
 
@@ -40,16 +40,17 @@ impl Node {
                     Purpose::Join => self.on_joiner(session),
                 }
             }
-            Event::Datagram { session, bytes } => {
+            Event::Datagram { session, mut bytes } => {
                 if self.links.of_session(session).is_some() {
                     self.heard(session, 0);
                     self.on_link_datagram(session, &bytes);
-                } else if let Some(unsummed) = self.on_end_datagram(session, &bytes) {
+                } else if let Some(unsummed) = self.on_end_datagram(session, &mut bytes) {
                     self.deliver_alone(&bytes[1..], unsummed);
                 }
             }
             Event::Message { session, bytes } => self.on_message(session, bytes),
             Event::CarrierChanged { session, carrier } => self.on_roam(session, carrier),
+            Event::PathMtu { session, mtu } => self.on_path_mtu(session, mtu),
             Event::Closed { session, reason, .. } => self.on_session_over(session, &reason),
             Event::Refused { session, purpose, carrier, reason, .. } => {
                 self.tell_refusal(purpose, carrier, &reason);
@@ -81,6 +82,7 @@ impl Node {
             initiator: established.initiator,
             not_after,
         };
+        let path_mtu = self.path_mtu_of(peer, address);
         let admission = self.links.admit(proven, self.me, self.now);
         if admission != Admission::Full {
             self.dialer.established(session, peer, self.now);
@@ -97,6 +99,10 @@ impl Node {
                     self.endpoint.forget(old);
                 }
                 self.router.link_up(link, peer, parameters.incarnation, self.now);
+                if let Some(mtu) = path_mtu {
+                    self.endpoint.resume_path_mtu(session, mtu);
+                }
+                self.on_path_mtu(session, self.endpoint.path_mtu(session).unwrap_or(PATH_MTU_BASE));
             }
             Admission::Redundant => {}
             Admission::Full => self.turn_away(session, "no room for another neighbour"),
@@ -176,6 +182,21 @@ impl Node {
         }
     }
 
+    /// Another size passes a link than before.
+    fn on_path_mtu(&mut self, session: SessionId, mtu: usize) {
+        if let Some(id) = self.links.of_session(session)
+            && self.links.get(id).is_some_and(|link| link.proven.session == session)
+        {
+            self.router.link_mtu(id, u16::try_from(mtu).unwrap_or(u16::MAX), self.now);
+        }
+    }
+
+    /// What is known to pass to a neighbour at that address.
+    fn path_mtu_of(&self, peer: NodeId, address: SocketAddr) -> Option<usize> {
+        let link = self.links.get(self.links.of_peer(peer)?)?;
+        if link.proven.address == address { self.endpoint.path_mtu(link.proven.session) } else { None }
+    }
+
     fn on_roam(&mut self, session: SessionId, carrier: Carrier) {
         if let (Some(id), Carrier::Udp(address)) = (self.links.of_session(session), carrier)
             && let Some(link) = self.links.get_mut(id)
@@ -228,6 +249,19 @@ impl Node {
     /// counted, and heartbeats decide.
     pub(crate) fn on_send_failed(&mut self, _to: SocketAddr) {
         self.stats.sends_failed += 1;
+    }
+
+    /// The kernel will not send so much at once: the links at that address carry less.
+    pub(crate) fn on_datagram_too_big(&mut self, to: SocketAddr, len: usize) {
+        let sessions: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.proven.address == to)
+            .map(|(_, link)| link.proven.session)
+            .collect();
+        for session in sessions {
+            self.endpoint.datagram_refused(session, len, self.now);
+        }
     }
 
     /// Hands a packet that a session wants sent to whatever carries it.

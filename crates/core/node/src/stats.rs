@@ -43,6 +43,12 @@ pub struct Stats {
     pub local_packets_too_long: u64,
     /// Host packets with a source address that is not this node's.
     pub local_packets_of_others: u64,
+    /// Host packets longer than their path carries, answered with "packet too big" as often as the ration allows.
+    pub local_packets_too_big: u64,
+    /// Packets longer than their path carries, sent in pieces.
+    pub packets_sent_in_pieces: u64,
+    /// TCP connections whose segment size was lowered to what the path carries.
+    pub segment_sizes_clamped: u64,
     /// Host packets answered with "destination unreachable".
     pub local_packets_unreachable: u64,
     /// Sessions closed right after their proof.

@@ -71,6 +71,8 @@ pub struct PeerView {
     pub loss_permille: u16,
     /// Cost of the link.
     pub cost_us: u32,
+    /// Bytes of UDP payload that are known to pass to it in one datagram.
+    pub path_mtu: Option<usize>,
     /// Milliseconds since it was last heard.
     pub heard_ms_ago: u64,
     /// Interface index it was last heard on, 0 if unknown.
@@ -90,6 +92,8 @@ pub struct RouteView {
     pub successors: Vec<SuccessorView>,
     /// Hops by the first choice, the last one included.
     pub hops: Option<u8>,
+    /// Bytes of the longest IPv6 packet that passes to it whole.
+    pub packet_mtu: Option<usize>,
     /// Epoch and sequence of the newest accepted originator message.
     pub sequence: (u32, u32),
     /// Smallest metric ever advertised for that sequence, microseconds.

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// How an endpoint paces and bounds itself.
 #[derive(Clone, Debug)]
 pub struct EndpointConfig {
-    /// Largest UDP payload, in bytes. 1400 leaves room for IPv6, UDP and a tunnel under an Ethernet MTU of 1500.
+    /// Largest UDP payload, in bytes, that is ever sent or tried: an Ethernet jumbo frame. What a link carries is found out for each;
+    /// until then, and for all that is not sealed by the data path, 1200 bytes have to do ([`crate::PATH_MTU_BASE`]).
     pub max_datagram: usize,
     /// Largest handshake packet, in bytes: 1200 is what QUIC found to pass everywhere (RFC 9000 section 14).
     pub max_handshake_datagram: usize,
@@ -34,7 +35,7 @@ pub struct EndpointConfig {
 impl Default for EndpointConfig {
     fn default() -> Self {
         Self {
-            max_datagram: 1400,
+            max_datagram: 8972,
             max_handshake_datagram: 1200,
             max_sessions: 8192,
             max_half_open: 256,

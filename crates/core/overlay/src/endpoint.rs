@@ -13,6 +13,7 @@ use crate::config::PARAMETERS_LEN_MAX;
 use crate::cookie::CookieJar;
 use crate::handshake::Driver;
 use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD};
+use crate::path_mtu::PathMtu;
 use crate::session::Session;
 use crate::{
     Carrier, CloseReason, ConnectError, Credentials, EndpointConfig, Event, HopHeader, Offer, Provider, Purpose,
@@ -189,7 +190,7 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) -> Result<(), SendError> {
         let link = find_link(&mut self.sessions, session)?;
-        let limit = link.packet_limit(&self.config).saturating_sub(FORWARD_OVERHEAD);
+        let limit = self.config.max_datagram.saturating_sub(FORWARD_OVERHEAD);
         if payload.len() > limit {
             return Err(SendError::TooLarge { len: payload.len(), limit });
         }
@@ -209,8 +210,7 @@ impl Endpoint {
         hops: impl IntoIterator<Item = HopHeader>,
     ) -> Result<(), SendError> {
         let link = find_link(&mut self.sessions, session)?;
-        let limit = link.packet_limit(&self.config);
-        check_run(run.len(), stride, FORWARD_OVERHEAD, limit)?;
+        check_run(run.len(), stride, FORWARD_OVERHEAD, self.config.max_datagram)?;
         let traffic = link.usable().ok_or(SendError::NotEstablished)?;
         let mut count = 0;
         for (packet, hop) in run.chunks_mut(stride).zip(hops) {
@@ -232,8 +232,7 @@ impl Endpoint {
         offset: usize,
     ) -> Result<u64, SendError> {
         let held = find(&mut self.sessions, session)?;
-        let limit = held.packet_limit(&self.config) + offset;
-        check_run(run.len(), stride, offset + DATAGRAM_FRONT + TAG_LEN, limit)?;
+        check_run(run.len(), stride, offset + DATAGRAM_FRONT + TAG_LEN, self.config.max_datagram)?;
         let traffic = held.usable().ok_or(SendError::NotEstablished)?;
         let (mut first, mut count) = (None, 0);
         for packet in run.chunks_mut(stride) {
@@ -253,7 +252,7 @@ impl Endpoint {
         out: &mut Vec<u8>,
     ) -> Result<(), SendError> {
         let held = find(&mut self.sessions, session)?;
-        let limit = held.datagram_limit(&self.config);
+        let limit = held.sealed_datagram_limit(&self.config);
         if bytes.len() > limit {
             return Err(SendError::TooLarge { len: bytes.len(), limit });
         }
@@ -283,7 +282,44 @@ impl Endpoint {
         }
     }
 
-    /// Longest datagram that fits one packet of `session`.
+    /// The largest datagram, in bytes of UDP payload, that is known to pass the path of a link.
+    pub fn path_mtu(&self, session: SessionId) -> Option<usize> {
+        self.get(session)?.traffic.as_ref()?.path_mtu().map(PathMtu::current)
+    }
+
+    /// A link begins where an earlier session on the same path has got to; its size is confirmed at once.
+    pub fn resume_path_mtu(&mut self, session: SessionId, mtu: usize) {
+        self.with_path_mtu(session, |path_mtu| path_mtu.resume(mtu));
+    }
+
+    /// Data passes over a link, in this session or around it: while it does, the size in use is confirmed often.
+    pub fn carried_data(&mut self, session: SessionId, now: Instant) {
+        self.now = now;
+        let Ok(link) = find(&mut self.sessions, session) else { return };
+        let path_mtu = link.traffic.as_mut().and_then(|traffic| traffic.path_mtu_mut());
+        if path_mtu.is_some_and(|path_mtu| path_mtu.on_data(now)) {
+            self.arm(session.index());
+        }
+    }
+
+    /// The operating system says that a datagram of `len` bytes is larger than the device under a link takes.
+    pub fn datagram_refused(&mut self, session: SessionId, len: usize, now: Instant) {
+        self.now = now;
+        self.with_path_mtu(session, |path_mtu| path_mtu.on_refused(len, now));
+    }
+
+    fn with_path_mtu(&mut self, session: SessionId, change: impl FnOnce(&mut PathMtu)) {
+        let Ok(link) = find(&mut self.sessions, session) else { return };
+        if let Some(path_mtu) = link.traffic.as_mut().and_then(|traffic| traffic.path_mtu_mut()) {
+            change(path_mtu);
+            let event = link.path_mtu_event();
+            self.events.extend(event);
+            self.ready.insert(session.index());
+            self.arm(session.index());
+        }
+    }
+
+    /// Longest datagram that fits one packet of `session` as [`Self::send_datagram`] takes it.
     pub fn max_datagram(&self, session: SessionId) -> Option<usize> {
         self.get(session).map(|session| session.datagram_limit(&self.config))
     }
@@ -377,10 +413,13 @@ impl Endpoint {
         if let Some(driver) = &mut session.handshake {
             driver.handle_timeout(now, &mut self.entropy);
         }
+        let heard = session.last_received_at;
         if let Some(traffic) = session.usable() {
-            traffic.handle_timeout(now);
+            traffic.handle_timeout(heard, now);
             self.stats.rekeys += u64::from(traffic.rekey_if_due(now));
         }
+        let event = session.path_mtu_event();
+        self.events.extend(event);
         self.ready.insert(index);
     }
 

@@ -151,6 +151,13 @@ pub enum Event {
         /// Where it travels.
         carrier: Carrier,
     },
+    /// On a link, packets of `mtu` bytes are known to pass, and no larger ones.
+    PathMtu {
+        /// The link's session.
+        session: SessionId,
+        /// Bytes of UDP payload.
+        mtu: usize,
+    },
     /// An established session is over.
     Closed {
         /// The session.

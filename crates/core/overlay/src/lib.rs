@@ -26,6 +26,9 @@
 //! epoch to epoch; a packet of the previous epoch is still welcome for ten seconds. A packet that does not open
 //! is counted ([`Stats`]) and changes nothing.
 //!
+//! On links, each end also finds out how large a datagram passes, with packets of its own that the other acknowledges, and reports
+//! it ([`Event::PathMtu`]).
+//!
 //! A session ends once: [`Event::Closed`] if it had been established, [`Event::Refused`] if not, nothing after
 //! [`Endpoint::forget`].
 //!
@@ -45,6 +48,7 @@ pub mod frame;
 mod handshake;
 pub mod hop;
 pub mod packet;
+mod path_mtu;
 mod provider;
 mod replay;
 mod rtt;
@@ -60,6 +64,7 @@ pub use event::{
     Carrier, CloseReason, ConnectError, Event, Opened, Purpose, SendError, SessionId, SessionInfo, Transmit,
 };
 pub use hop::HopHeader;
+pub use path_mtu::BASE as PATH_MTU_BASE;
 pub use provider::{
     Credentials, Handshake, HandshakeError, KeyChange, KeyError, KeyPair, NextKeys, Offer, PacketKey, Provider,
     TAG_LEN, VerifyPeer,

@@ -9,6 +9,7 @@ use crate::event::{CloseReason, Event};
 use crate::frame::DATAGRAM_OVERHEAD;
 use crate::handshake::{Addressing, Driver};
 use crate::packet::{FORWARD_OVERHEAD, JOIN, PROTECTED_OVERHEAD};
+use crate::path_mtu;
 use crate::traffic::Traffic;
 use crate::{Carrier, EndpointConfig, Purpose, SessionId, SessionInfo, Stats};
 
@@ -51,6 +52,8 @@ pub(crate) struct Session {
     pub(crate) rx: (u64, u64),
     pub(crate) tx: (u64, u64),
     pub(crate) forged: u64,
+    /// The path MTU that was last told.
+    pub(crate) told_mtu: usize,
 }
 
 impl Session {
@@ -82,6 +85,7 @@ impl Session {
             rx: (0, 0),
             tx: (0, 0),
             forged: 0,
+            told_mtu: path_mtu::BASE.min(config.max_datagram),
         }
     }
 
@@ -98,21 +102,34 @@ impl Session {
         Addressing { purpose: self.purpose, dst_index: self.peer_index, src_index: self.id.index() }
     }
 
-    /// Largest packet this session may send.
+    /// Largest packet of frames that this session may send: one that passes every path. What is sent by the thousand is sealed by the
+    /// data path, which knows the path.
     pub(crate) fn packet_limit(&self, config: &EndpointConfig) -> usize {
-        let overhead = match (self.purpose, self.carrier) {
+        path_mtu::BASE.min(config.max_datagram).saturating_sub(self.overhead())
+    }
+
+    /// What others add to a packet of this session on its way.
+    const fn overhead(&self) -> usize {
+        match (self.purpose, self.carrier) {
             // A join session may pass a relay that only one of its ends knows of.
             (Purpose::Join, _) | (_, Carrier::Relayed { .. }) => RELAYED_OVERHEAD,
             (_, Carrier::Overlay(_)) => FORWARD_OVERHEAD,
             (_, Carrier::Udp(_)) => 0,
-        };
-        config.max_datagram.saturating_sub(overhead)
+        }
     }
 
-    /// Longest datagram that fits one packet.
+    /// Longest datagram that fits one packet of frames.
     pub(crate) fn datagram_limit(&self, config: &EndpointConfig) -> usize {
-        let prefix = usize::from(self.purpose == Purpose::Join);
-        self.packet_limit(config).saturating_sub(PROTECTED_OVERHEAD + DATAGRAM_OVERHEAD + prefix)
+        self.packet_limit(config).saturating_sub(self.around_datagram())
+    }
+
+    /// Longest datagram that the data path may seal.
+    pub(crate) fn sealed_datagram_limit(&self, config: &EndpointConfig) -> usize {
+        config.max_datagram.saturating_sub(self.overhead() + self.around_datagram())
+    }
+
+    fn around_datagram(&self) -> usize {
+        PROTECTED_OVERHEAD + DATAGRAM_OVERHEAD + usize::from(self.purpose == Purpose::Join)
     }
 
     /// Begins a packet: empty, or with the byte that marks join sessions.
@@ -129,7 +146,10 @@ impl Session {
         let policy = RekeyPolicy { packets: config.rekey_packets, age: config.rekey_age, grace: config.epoch_grace };
         let policy = if self.initiator { policy } else { policy.for_responder() };
         let retransmit = config.handshake_retransmit;
-        let traffic = Traffic::new(policy, keys, self.peer_index, driver.rtt(), retransmit, now);
+        let mut traffic = Traffic::new(policy, keys, self.peer_index, driver.rtt(), retransmit, now);
+        if let (Purpose::Link, Carrier::Udp(_)) = (self.purpose, self.carrier) {
+            traffic.discover_path_mtu(config.max_datagram, now);
+        }
         self.traffic = Some(Box::new(traffic));
         true
     }
@@ -188,6 +208,13 @@ impl Session {
         let closing = self.closing.as_mut()?;
         closing.replies_left = closing.replies_left.checked_sub(1)?;
         (!closing.packet.is_empty()).then(|| closing.packet.clone())
+    }
+
+    /// The news that other datagrams pass the path than was told, if so.
+    pub(crate) fn path_mtu_event(&mut self) -> Option<Event> {
+        let mtu = self.usable_ref()?.path_mtu()?.current();
+        let moved = std::mem::replace(&mut self.told_mtu, mtu) != mtu;
+        moved.then_some(Event::PathMtu { session: self.id, mtu })
     }
 
     /// The news that it is over.

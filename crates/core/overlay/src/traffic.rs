@@ -8,6 +8,7 @@ use x0t_model::Instant;
 use crate::epochs::{Epochs, OpenError, RekeyPolicy};
 use crate::frame::{self, Ack, DATAGRAM_OVERHEAD, Frame, STREAM_OVERHEAD};
 use crate::packet::{FORWARD_OVERHEAD, PROTECTED_HEADER_LEN, PROTECTED_OVERHEAD, ProtectedHeader};
+use crate::path_mtu::PathMtu;
 use crate::replay::ReplayWindow;
 use crate::rtt::RoundTrip;
 use crate::stream::{
@@ -17,6 +18,10 @@ use crate::{Event, HopHeader, KeyPair, NextKeys, SendError, SessionId, Stats, TA
 
 /// Datagrams that wait for `poll_transmit`.
 const DATAGRAMS_MAX: usize = 256;
+/// PINGs that are answered one by one. The peer may mean any of them: one asks for a round trip, one for a size.
+const PINGS_MAX: usize = 4;
+/// An answer to a probe is not waited for any less: peers are processes on busy hosts.
+const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(50);
 
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +52,15 @@ pub(crate) struct Traffic {
     messages: MessageReader,
     datagrams: VecDeque<Vec<u8>>,
     ack: Option<u64>,
+    pings: VecDeque<u64>,
     ping_due: bool,
     /// The PING that no ACK has answered.
     ping_sent: Option<u64>,
     rtt: RoundTrip,
     tries: u32,
     resend_at: Option<Instant>,
+    /// On links.
+    path_mtu: Option<PathMtu>,
 }
 
 impl Traffic {
@@ -78,12 +86,27 @@ impl Traffic {
             messages: MessageReader::default(),
             datagrams: VecDeque::new(),
             ack: None,
+            pings: VecDeque::new(),
             ping_due: false,
             ping_sent: None,
             rtt: own,
             tries: 0,
             resend_at: None,
+            path_mtu: None,
         }
+    }
+
+    /// Finds out how large a datagram may be, up to `max` bytes of UDP payload.
+    pub(crate) fn discover_path_mtu(&mut self, max: usize, now: Instant) {
+        self.path_mtu = Some(PathMtu::new(max, now));
+    }
+
+    pub(crate) const fn path_mtu(&self) -> Option<&PathMtu> {
+        self.path_mtu.as_ref()
+    }
+
+    pub(crate) const fn path_mtu_mut(&mut self) -> Option<&mut PathMtu> {
+        self.path_mtu.as_mut()
     }
 
     pub(crate) const fn epoch(&self) -> u32 {
@@ -146,7 +169,7 @@ impl Traffic {
         {
             match frame {
                 Frame::Padding => {}
-                Frame::Ping => self.ack = Some(pn),
+                Frame::Ping => self.on_ping(pn),
                 Frame::Ack(ack) => self.on_ack(&ack, now),
                 Frame::Stream { offset, bytes } => self.on_stream(session, pn, offset, bytes, events)?,
                 Frame::Datagram(bytes) => events.push_back(Event::Datagram { session, bytes: bytes.to_vec() }),
@@ -157,8 +180,18 @@ impl Traffic {
         Ok(())
     }
 
+    fn on_ping(&mut self, pn: u64) {
+        if self.pings.len() == PINGS_MAX {
+            self.pings.pop_front();
+        }
+        self.pings.push_back(pn);
+    }
+
     fn on_ack(&mut self, ack: &Ack, now: Instant) {
         self.rtt.on_ack(ack.pn, now);
+        if let Some(path_mtu) = &mut self.path_mtu {
+            path_mtu.on_ack(ack.pn, now);
+        }
         let ping_answered = self.ping_sent.is_some_and(|sent| ack.pn >= sent);
         if ping_answered {
             self.ping_sent = None;
@@ -301,19 +334,51 @@ impl Traffic {
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        self.ack.is_some() || self.ping_due || !self.datagrams.is_empty() || self.send.has_work()
+        self.has_frames() || self.probe_due().is_some()
+    }
+
+    fn has_frames(&self) -> bool {
+        let answers = self.ack.is_some() || !self.pings.is_empty();
+        answers || self.ping_due || !self.datagrams.is_empty() || self.send.has_work()
+    }
+
+    /// Bytes of the packet that path MTU discovery wants sent. Not before the peer is known to have the keys: it could not answer.
+    fn probe_due(&self) -> Option<usize> {
+        self.path_mtu.as_ref().and_then(PathMtu::due).filter(|_| self.is_confirmed())
+    }
+
+    /// Appends a packet of exactly the size in question: a PING and PADDING.
+    fn poll_probe(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        let Some(size) = self.probe_due() else { return false };
+        let pn = self.next_pn;
+        let start = self.begin(out, size);
+        Frame::Ping.encode(out);
+        // PADDING is a zero.
+        out.resize(start + size - TAG_LEN, 0);
+        if self.finish(start, out).is_err() {
+            return false;
+        }
+        self.rtt.on_sent(pn, now);
+        let timeout = self.rtt.timeout(0).max(PROBE_TIMEOUT_MIN);
+        if let Some(path_mtu) = &mut self.path_mtu {
+            path_mtu.on_sent(pn, timeout, now);
+        }
+        true
     }
 
     /// Appends the next packet of at most `limit` bytes to `out`; false if there is none.
     pub(crate) fn poll(&mut self, limit: usize, now: Instant, stats: &mut Stats, out: &mut Vec<u8>) -> bool {
-        if !self.has_work() {
-            return false;
+        if !self.has_frames() {
+            return self.poll_probe(now, out);
         }
         let start = self.begin(out, limit);
         let end = start + limit - TAG_LEN;
         let pn = self.next_pn;
         let mut eliciting = false;
         if let Some(answered) = self.ack.take() {
+            Frame::Ack(self.receive.ack(answered)).encode(out);
+        }
+        while let Some(answered) = self.pings.pop_front() {
             Frame::Ack(self.receive.ack(answered)).encode(out);
         }
         if std::mem::take(&mut self.ping_due) {
@@ -358,12 +423,16 @@ impl Traffic {
 
     /// When [`Traffic::handle_timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.resend_at, self.epochs.deadline()].into_iter().flatten().min()
+        let path_mtu = self.path_mtu.as_ref().and_then(PathMtu::deadline);
+        [self.resend_at, self.epochs.deadline(), path_mtu].into_iter().flatten().min()
     }
 
-    /// Sends again what was not acknowledged in time, and lets old keys go.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    /// Sends again what was not acknowledged in time, and lets old keys go. `heard` is when the peer was heard last.
+    pub(crate) fn handle_timeout(&mut self, heard: Instant, now: Instant) {
         self.epochs.handle_timeout(now);
+        if let Some(path_mtu) = &mut self.path_mtu {
+            path_mtu.handle_timeout(heard, now);
+        }
         if self.resend_at.is_none_or(|at| now < at) {
             return;
         }

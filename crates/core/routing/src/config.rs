@@ -96,7 +96,7 @@ pub struct RoutingConfig {
     pub switch_margin: Duration,
     /// Spread flows over the successors that cost at most twice the best. Off: everything follows the primary.
     pub spread_flows: bool,
-    /// What a link can carry in one packet unless `link_mtu` says otherwise.
+    /// What a link can carry in one packet unless `link_mtu` says otherwise: what passes everywhere (RFC 9000, 14).
     pub mtu: u16,
 
     /// First waiting time of a link that came back from the dead, and the longest: it doubles with every flap.
@@ -170,7 +170,7 @@ impl Default for RoutingConfig {
             hop_penalty: Duration::from_micros(100),
             switch_margin: Duration::from_millis(2),
             spread_flows: false,
-            mtu: 1400,
+            mtu: 1200,
             hold_down: (Duration::from_secs(1), Duration::from_secs(60)),
             request_retry: Duration::from_millis(30),
             request_tries: 5,

@@ -60,7 +60,7 @@ pub struct OriginView {
     pub advertised: Option<Metric>,
     /// Hops to it by the first choice, the last one included.
     pub hops: Option<u8>,
-    /// The smallest MTU on the way of the first choice.
+    /// The smallest MTU on the ways of those who carry.
     pub path_mtu: Option<u16>,
     /// Who carries, the first choice first.
     pub successors: Vec<SuccessorView>,
@@ -117,7 +117,7 @@ impl Router {
                 expired: origin.expired,
                 advertised: origin.offer.map(|offer| offer.metric),
                 hops: primary.map(|candidate| candidate.hops + 1),
-                path_mtu: primary.map(|candidate| candidate.path_mtu),
+                path_mtu: self.path_mtu(origin.id),
                 successors: self
                     .successors(origin.id)
                     .map(|s| SuccessorView { link: s.link, peer: s.peer, metric: s.metric })

@@ -393,6 +393,9 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
 
     /// Tells the node which addresses the kernel could not reach; each only so often, because what the node then sends may fail as well.
     fn report_unreachable(&mut self) {
+        for (to, len) in self.io.udp.take_too_big() {
+            self.handle(Input::DatagramTooBig { to, len });
+        }
         let now = self.clock.now();
         for to in self.io.udp.take_unreachable() {
             if self.reported_unreachable.get(&to).is_some_and(|last| now.since(*last) < UNREACHABLE_INTERVAL) {

@@ -4,7 +4,7 @@
 //! a run in one call (GSO), or in as many as it takes where the kernel or the device cannot do that; queues what the kernel cannot
 //! take yet. Addresses that the kernel says it cannot reach are collected.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 
@@ -87,7 +87,7 @@ pub struct UdpStats {
 pub struct UdpSockets {
     v4: Option<Socket>,
     v6: Option<Socket>,
-    unreachable: BTreeSet<SocketAddr>,
+    hints: Hints,
     stats: UdpStats,
     /// Whether runs are sent in one call.
     segments: bool,
@@ -106,6 +106,28 @@ struct Socket {
 
 const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
+/// What the kernel said about destinations. Bounded, for there is no telling how many.
+#[derive(Debug, Default)]
+struct Hints {
+    unreachable: BTreeSet<SocketAddr>,
+    /// The shortest datagram that was too long for the device.
+    too_big: BTreeMap<SocketAddr, usize>,
+}
+
+impl Hints {
+    fn note_unreachable(&mut self, to: SocketAddr) {
+        if self.unreachable.len() < UNREACHABLE_MAX {
+            self.unreachable.insert(to);
+        }
+    }
+
+    fn note_too_big(&mut self, to: SocketAddr, len: usize) {
+        if self.too_big.len() < UNREACHABLE_MAX || self.too_big.contains_key(&to) {
+            self.too_big.entry(to).and_modify(|least| *least = len.min(*least)).or_insert(len);
+        }
+    }
+}
+
 /// A train on its way into the kernel.
 #[derive(Debug)]
 struct Sending {
@@ -123,7 +145,7 @@ impl UdpSockets {
     /// `InUse` with the port, or what the operating system said.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, BindError> {
         let mut sockets =
-            Self { v4: None, v6: None, unreachable: BTreeSet::new(), stats: UdpStats::default(), segments: true };
+            Self { v4: None, v6: None, hints: Hints::default(), stats: UdpStats::default(), segments: true };
         for &address in addresses {
             let optional = address.is_ipv6() && address.ip().is_unspecified() && addresses.len() > 1;
             let place = if address.is_ipv4() { &mut sockets.v4 } else { &mut sockets.v6 };
@@ -178,7 +200,7 @@ impl UdpSockets {
     pub fn receive(&mut self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> bool {
         let mut full = false;
         for socket in self.v4.iter().chain(&self.v6) {
-            socket.read_errors(&mut self.unreachable, &mut self.stats);
+            socket.read_errors(&mut self.hints, &mut self.stats);
             match socket.receive(batch, &mut spare) {
                 Ok(count) => full |= count == BATCH,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -199,13 +221,11 @@ impl UdpSockets {
         let place = if to.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
         let Some(socket) = place else {
             self.stats.datagrams_dropped_no_socket += train.count() as u64;
-            note(&mut self.unreachable, to);
+            self.hints.note_unreachable(to);
             return Some(train);
         };
         let mut sending = Sending { to, train, done: 0 };
-        if socket.queue.is_empty()
-            && socket.try_send(&mut sending, self.segments, &mut self.unreachable, &mut self.stats)
-        {
+        if socket.queue.is_empty() && socket.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats) {
             return Some(sending.train);
         }
         let left = (sending.train.len() - sending.done).div_ceil(sending.train.stride().max(1)) as u64;
@@ -223,7 +243,7 @@ impl UdpSockets {
     pub fn flush(&mut self, mut spent: impl FnMut(Train)) {
         for socket in self.v4.iter_mut().chain(&mut self.v6) {
             while let Some(mut sending) = socket.queue.pop_front() {
-                if !socket.try_send(&mut sending, self.segments, &mut self.unreachable, &mut self.stats) {
+                if !socket.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats) {
                     socket.queue.push_front(sending);
                     socket.wait_for_room();
                     break;
@@ -243,7 +263,13 @@ impl UdpSockets {
 
     /// Addresses that the kernel could not reach since the last look. A hint: anybody may forge an ICMP error.
     pub fn take_unreachable(&mut self) -> BTreeSet<SocketAddr> {
-        std::mem::take(&mut self.unreachable)
+        std::mem::take(&mut self.hints.unreachable)
+    }
+
+    /// Addresses that the kernel refused to send a datagram to because the device takes no such length, and the shortest such length
+    /// since the last look. Not from the network: an ICMP error does not count.
+    pub fn take_too_big(&mut self) -> BTreeMap<SocketAddr, usize> {
+        std::mem::take(&mut self.hints.too_big)
     }
 }
 
@@ -260,12 +286,6 @@ async fn ready(socket: Option<&AsyncFd<RawSocket>>, interest: Interest) {
         // An error means that the runtime is shutting down; the loop ends by other means.
         Some(socket) => drop(socket.ready(interest).await),
         None => std::future::pending().await,
-    }
-}
-
-fn note(unreachable: &mut BTreeSet<SocketAddr>, to: SocketAddr) {
-    if unreachable.len() < UNREACHABLE_MAX {
-        unreachable.insert(to);
     }
 }
 
@@ -336,20 +356,14 @@ impl Socket {
     }
 
     /// Hands a train to the kernel, in as few calls as it can be done. False if the kernel takes no more for now.
-    fn try_send(
-        &self,
-        sending: &mut Sending,
-        segments: bool,
-        unreachable: &mut BTreeSet<SocketAddr>,
-        stats: &mut UdpStats,
-    ) -> bool {
+    fn try_send(&self, sending: &mut Sending, segments: bool, hints: &mut Hints, stats: &mut UdpStats) -> bool {
         let (len, stride) = (sending.train.len(), sending.train.stride());
         while sending.done < len {
             let at_once = if segments { self.state.max_gso_segments().max(1) * stride } else { stride };
             let end = len.min(sending.done + at_once);
             let bytes = &sending.train.bytes()[sending.done..end];
             let segment_size = (bytes.len() > stride).then_some(stride);
-            match self.try_send_once(sending.to, bytes, segment_size, unreachable, stats) {
+            match self.try_send_once(sending.to, bytes, segment_size, hints, stats) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 // The device cannot segment: the kernel layer has noted it, and the same bytes go again one by one.
                 Err(_) if segment_size.is_some() && self.state.max_gso_segments() <= 1 => {}
@@ -364,16 +378,19 @@ impl Socket {
         to: SocketAddr,
         bytes: &[u8],
         segment_size: Option<usize>,
-        unreachable: &mut BTreeSet<SocketAddr>,
+        hints: &mut Hints,
         stats: &mut UdpStats,
     ) -> io::Result<()> {
         let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size, src_ip: None };
         let count = bytes.len().div_ceil(segment_size.unwrap_or(bytes.len()).max(1)) as u64;
         let send = || self.state.try_send(self.io.get_ref().into(), &transmit);
         let mut sent = send();
-        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            // Not about this datagram: an ICMP error that arrived since. Reading the queue clears it.
-            self.read_errors_now(unreachable, stats);
+        let is_old_news =
+            |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused || quinn_udp::is_msg_size_err(error);
+        if sent.as_ref().is_err_and(is_old_news) {
+            // Not about this datagram, or nobody knows: an ICMP error may have arrived since. Reading the queue clears it, and what
+            // the kernel then still refuses, it refuses itself.
+            self.read_errors_now(hints, stats);
             sent = send();
         }
         match &sent {
@@ -383,26 +400,29 @@ impl Socket {
                 stats.send_calls += 1;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if quinn_udp::is_msg_size_err(error) => stats.datagrams_dropped_too_big += count,
+            Err(error) if quinn_udp::is_msg_size_err(error) => {
+                stats.datagrams_dropped_too_big += count;
+                hints.note_too_big(to, segment_size.unwrap_or(bytes.len()));
+            }
             Err(_) if segment_size.is_some() && self.state.max_gso_segments() <= 1 => stats.segmentation_refused += 1,
             Err(error) => {
                 tracing::debug!(%to, %error, "the kernel refused a datagram");
                 stats.datagrams_refused += count;
-                note(unreachable, to);
+                hints.note_unreachable(to);
             }
         }
         sent
     }
 
-    fn read_errors(&self, unreachable: &mut BTreeSet<SocketAddr>, stats: &mut UdpStats) {
+    fn read_errors(&self, hints: &mut Hints, stats: &mut UdpStats) {
         // `try_io` forgets the readiness once the queue is empty and says `WouldBlock` if there is none: both are no errors.
         let _ = self.io.try_io(Interest::ERROR, |_| {
-            self.read_errors_now(unreachable, stats);
+            self.read_errors_now(hints, stats);
             Err::<(), _>(io::ErrorKind::WouldBlock.into())
         });
     }
 
-    fn read_errors_now(&self, unreachable: &mut BTreeSet<SocketAddr>, stats: &mut UdpStats) {
+    fn read_errors_now(&self, hints: &mut Hints, stats: &mut UdpStats) {
         for _ in 0..UNREACHABLE_MAX {
             let mut payload = [0; 1];
             // The control message would say who reported it; the address of the message is the destination it is about.
@@ -414,7 +434,7 @@ impl Socket {
             };
             stats.icmp_errors += 1;
             if let Some(to) = message.address.and_then(|address| SocketAddr::try_from(address).ok()) {
-                note(unreachable, to);
+                hints.note_unreachable(to);
             }
         }
     }

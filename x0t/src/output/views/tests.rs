@@ -44,6 +44,7 @@ fn peer(name: &str, state: &str, rtt_us: Option<u32>) -> PeerView {
         rtt_us,
         loss_permille: 25,
         cost_us: 1_300,
+        path_mtu: Some(1452),
         heard_ms_ago: if state == "up" { 12 } else { 4_200 },
         interface: 2,
     }
@@ -56,6 +57,7 @@ fn route(name: &str, hops: u8, via: &[(&str, u32, bool)]) -> RouteView {
         spiffe_id: Some(id(name)),
         overlay_address: "fd00::1".parse().unwrap(),
         hops: Some(hops),
+        packet_mtu: Some(1348),
         successors: via.iter().map(successor).collect(),
         sequence: (1, 7),
         feasible_distance_us: Some(900),

@@ -153,6 +153,12 @@ impl Endpoint {
         if newest && moves(session.carrier, carrier) {
             session.carrier = carrier;
             self.stats.roams += 1;
+            let now = self.now;
+            if let Some(path_mtu) = session.traffic.as_mut().and_then(|traffic| traffic.path_mtu_mut()) {
+                path_mtu.restart(now);
+            }
+            let event = session.path_mtu_event();
+            self.events.extend(event);
             self.events.push_back(Event::CarrierChanged { session: session.id, carrier });
         }
         if let Some(traffic) = session.usable() {
@@ -169,6 +175,8 @@ impl Endpoint {
         let Some(traffic) = session.usable() else { return };
         match traffic.handle_frames(id, pn, frames, self.now, &mut self.events) {
             Ok(()) => {
+                let event = session.path_mtu_event();
+                self.events.extend(event);
                 self.ready.insert(index);
             }
             Err(FramesEnd::Violation(what)) => self.end_violation(index, what),

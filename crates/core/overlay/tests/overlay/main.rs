@@ -9,6 +9,7 @@ mod forward;
 mod golden;
 mod handshake;
 mod limited;
+mod path_mtu;
 mod rekey;
 mod reliable;
 mod world;

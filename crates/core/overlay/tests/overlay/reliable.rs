@@ -87,7 +87,7 @@ fn small_datagrams_share_a_packet_and_large_ones_do_not_fit() {
         world.sides[A].send_datagram(a, &[number; 10], world.now).unwrap();
     }
     let limit = world.sides[A].max_datagram(a).unwrap();
-    assert_eq!(limit, 1400 - 30 - 3);
+    assert_eq!(limit, 1200 - 30 - 3);
     let error = world.sides[A].send_datagram(a, &vec![0; limit + 1], world.now);
     assert_eq!(error, Err(SendError::TooLarge { len: limit + 1, limit }));
     world.flush();

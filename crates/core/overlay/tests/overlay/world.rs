@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use x0t_model::{Entropy, Instant};
 use x0t_overlay::tls::RustlsProvider;
-use x0t_overlay::{Carrier, Endpoint, EndpointConfig, Event, Opened, Provider, Purpose, SessionId};
+use x0t_overlay::{Carrier, Endpoint, EndpointConfig, Event, Opened, PATH_MTU_BASE, Provider, Purpose, SessionId};
 
 use crate::authority::{Authority, WALL};
 
@@ -36,6 +36,7 @@ pub struct Heard {
 type Faults = Box<dyn FnMut(usize, &[u8]) -> Fate>;
 
 pub struct World {
+    max_datagram: usize,
     pub now: Instant,
     pub sides: [Endpoint; 2],
     pub addresses: [Carrier; 2],
@@ -57,7 +58,13 @@ impl World {
         Self::with(&Authority::p256(), EndpointConfig::default(), Arc::new(RustlsProvider::new()))
     }
 
+    /// A world whose links look for no larger size: other tests count packets.
     pub fn with(authority: &Authority, config: EndpointConfig, provider: Arc<dyn Provider>) -> Self {
+        Self::discovering(authority, EndpointConfig { max_datagram: PATH_MTU_BASE, ..config }, provider)
+    }
+
+    /// A world whose links find out what passes.
+    pub fn discovering(authority: &Authority, config: EndpointConfig, provider: Arc<dyn Provider>) -> Self {
         let side = |name: &str, seed| {
             let mut endpoint = Endpoint::new(config.clone(), Arc::clone(&provider), Entropy::new([seed; 32]));
             endpoint.set_identity(authority.issue(name), authority.verifier());
@@ -65,6 +72,7 @@ impl World {
             endpoint
         };
         Self {
+            max_datagram: config.max_datagram,
             now: Instant::from_millis(1_000_000),
             sides: [side("a", 1), side("b", 2)],
             addresses: [udp("192.0.2.1:4600"), udp("192.0.2.2:4600")],
@@ -113,7 +121,8 @@ impl World {
     pub fn flush(&mut self) {
         for side in [A, B] {
             while let Some(transmit) = self.sides[side].poll_transmit() {
-                assert!(transmit.bytes.len() <= 1401, "{} bytes in one packet", transmit.bytes.len());
+                let limit = self.max_datagram;
+                assert!(transmit.bytes.len() <= limit, "{} bytes in one packet", transmit.bytes.len());
                 self.put(side, transmit.bytes);
             }
             self.collect(side);

@@ -151,7 +151,9 @@ impl Origin {
             outcome.withdraw = self.offer.take().is_some();
             return;
         }
-        let worth_telling = outcome.adopted || self.offer.is_none_or(|offer| is_news(offer.metric, metric));
+        let path_mtu = candidate.path_mtu.min(link.mtu);
+        let worth_telling = outcome.adopted
+            || self.offer.is_none_or(|offer| is_news(offer.metric, metric) || path_mtu < offer.path_mtu);
         if !worth_telling {
             return;
         }
@@ -159,7 +161,7 @@ impl Origin {
             metric,
             hops,
             chain: config.chain_hash.advance(&self.id, self.potential.seqno.epoch, candidate.chain, 1),
-            path_mtu: candidate.path_mtu.min(link.mtu),
+            path_mtu,
             bloom: candidate.bloom | my_bits,
         };
         self.offer = Some(offer);

@@ -49,6 +49,18 @@ impl Router {
         self.next_hop_without_successor(index, sender)
     }
 
+    /// What one packet can carry to `dst`: the least of the ways that are in use or may be in a moment, so that packets do not become
+    /// too large when another neighbour takes over.
+    pub fn path_mtu(&self, dst: NodeId) -> Option<u16> {
+        let origin = self.origins.get(self.origins.index(&dst)?)?;
+        let over = |slot: &u32| {
+            let link = self.links.get(*slot).filter(|link| link.standing < Standing::Down)?;
+            let candidate = origin.candidates.iter().find(|candidate| candidate.slot == *slot)?;
+            Some(candidate.path_mtu.min(link.mtu))
+        };
+        origin.successors.as_slice().iter().filter_map(over).min()
+    }
+
     /// Which successor a flow starts with: all packets of a flow go one way, among ways that cost at most twice the best.
     fn spread(&self, origin: &Origin, flow: u32) -> usize {
         let cost = |slot: &u32| self.successor(origin, *slot).map(|successor| u64::from(successor.metric.as_micros()));

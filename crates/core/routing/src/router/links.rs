@@ -103,10 +103,21 @@ impl Router {
         self.restand(slot, now);
     }
 
-    /// What one packet can carry over `link`.
-    pub fn link_mtu(&mut self, link: LinkId, mtu: u16) {
-        if let Some(link) = self.links.slot_of(link).and_then(|slot| self.links.get_mut(slot)) {
-            link.mtu = mtu;
+    /// What one packet can carry over `link`. A larger size is told with the next announcements; a smaller one at once, because what
+    /// others send by this way is lost until they know.
+    pub fn link_mtu(&mut self, link: LinkId, mtu: u16, now: Instant) {
+        self.advance_clock(now);
+        let Some(slot) = self.links.slot_of(link) else { return };
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let thinner = mtu < std::mem::replace(&mut link.mtu, mtu);
+        if !thinner {
+            return;
+        }
+        for index in 0..self.origins.end() {
+            let primary = self.origins.get(index).and_then(|origin| origin.successors.as_slice().first());
+            if primary == Some(&slot) {
+                self.reconsider(index, now);
+            }
         }
     }
 

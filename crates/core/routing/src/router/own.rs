@@ -73,7 +73,8 @@ impl Own {
             lifetime_ds: lifetime_to_wire(lifetime),
             chain: self.value,
             metric: Metric::ZERO,
-            path_mtu: config.mtu,
+            // What limits a path is its links; the last of them is known to whoever sends over it.
+            path_mtu: u16::MAX,
             bloom: 0,
         })
     }

@@ -7,3 +7,4 @@ mod healing;
 mod invariant;
 mod life;
 mod net;
+mod path_mtu;

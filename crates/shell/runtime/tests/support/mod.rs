@@ -26,6 +26,7 @@ pub enum Told {
     LocalPacket(Vec<u8>),
     Interface { index: u32, up: bool },
     SendFailed { to: SocketAddr },
+    DatagramTooBig { to: SocketAddr, len: usize },
     Command { id: u64, command: Command },
     Timeout,
 }
@@ -59,6 +60,7 @@ impl Drive for Scripted {
             Input::LocalPacket { bytes, .. } => Told::LocalPacket(bytes.to_vec()),
             Input::Interface { index, up } => Told::Interface { index, up },
             Input::SendFailed { to } => Told::SendFailed { to },
+            Input::DatagramTooBig { to, len } => Told::DatagramTooBig { to, len },
             Input::Command { id, command } => Told::Command { id, command },
             Input::Timeout => {
                 self.timeout.lock().unwrap().take();
@@ -164,6 +166,7 @@ pub fn sample_view() -> View {
         rtt_us: (state == "up").then_some(1_500),
         loss_permille: 20,
         cost_us: 900,
+        path_mtu: Some(1452),
         heard_ms_ago: 12,
         interface: 3,
     };
@@ -173,6 +176,7 @@ pub fn sample_view() -> View {
         overlay_address: overlay_address(&trust_domain(), node_id(name)),
         successors: via.iter().map(|via| SuccessorView { via: node_id(via), metric_us: 1_800, usable: true }).collect(),
         hops: via.first().map(|via| if *via == name { 1 } else { 2 }),
+        packet_mtu: Some(1348),
         sequence: (1, 7),
         feasible_distance_us: Some(1_800),
     };

@@ -1,0 +1,325 @@
+//! Datagrams that are longer than what their path carries, in pieces.
+//!
+//! IPv6 forbids a link below 1280 bytes, and where one is thinner it asks for "link-specific fragmentation and reassembly" beneath it
+//! (RFC 8200, 5). An underlay of 1280 leaves less to the packets inside, so the two ends of a session cut what does not fit and put it
+//! together again. Each piece is sealed for itself, so only the far end itself can send a wrong one; what it can make this node
+//! keep is bounded all the same.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use x0t_model::{Instant, NodeId};
+
+/// Pieces of one datagram: the longest one cut for the thinnest path takes nine.
+pub const PIECES_MAX: usize = 16;
+/// Datagrams of one far end that wait for pieces. Paths reorder by a few packets, and the oldest makes room.
+const WAITING_MAX: usize = 16;
+/// Bytes that wait, of all far ends together.
+const BYTES_MAX: usize = 1 << 20;
+/// How long a datagram waits for its last piece. Its sender's transport has long repeated it by then.
+const WAITING_TIME: Duration = Duration::from_secs(1);
+
+/// How a datagram is cut: pieces of equal length but for the last, which may be shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// How many pieces.
+    pub count: usize,
+    /// Bytes of each but the last.
+    pub len: usize,
+    /// Bytes of the last.
+    pub last_len: usize,
+}
+
+impl Split {
+    /// Cuts `len` bytes into as few pieces as `limit` bytes each allow, all about as long as each other: two halves are less likely
+    /// to be in the way than one long piece and a crumb. None if it takes more than [`PIECES_MAX`].
+    pub fn new(len: usize, limit: usize) -> Option<Self> {
+        let count = len.div_ceil(limit.max(1)).max(1);
+        if count > PIECES_MAX {
+            return None;
+        }
+        let each = len.div_ceil(count);
+        // Rounding up may have made the last piece superfluous.
+        let count = if each == 0 { 1 } else { len.div_ceil(each) };
+        Some(Self { count, len: each, last_len: len - each * (count - 1) })
+    }
+}
+
+/// A piece, as it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Which datagram it is of; chosen by the sender, and not used again for a while.
+    pub id: u32,
+    /// Its place, from 0.
+    pub index: u8,
+    /// Whether it is the last.
+    pub last: bool,
+    /// Its bytes, never none.
+    pub bytes: &'a [u8],
+}
+
+/// Why a piece was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is there already. Networks duplicate, but the replay window has sorted those out: this is the sender's doing.
+    Duplicate,
+    /// It contradicts the pieces that came before: a second end, or one behind the end.
+    Contradiction,
+    /// The whole would be too long.
+    TooLong,
+}
+
+#[derive(Debug)]
+struct Incomplete {
+    id: u32,
+    since: Instant,
+    /// How many pieces there are, once the last is known.
+    count: Option<u8>,
+    pieces: BTreeMap<u8, Box<[u8]>>,
+    bytes: usize,
+}
+
+impl Incomplete {
+    fn contradicts(&self, piece: &Piece<'_>) -> bool {
+        let end = usize::from(piece.index) + 1;
+        let beyond =
+            self.count.is_some_and(|count| end > usize::from(count) || piece.last && end != usize::from(count));
+        let cut_short = piece.last && self.pieces.last_key_value().is_some_and(|(index, _)| *index > piece.index);
+        beyond || cut_short || end > PIECES_MAX
+    }
+
+    fn is_complete(&self) -> bool {
+        self.count.is_some_and(|count| self.pieces.len() == usize::from(count))
+    }
+}
+
+/// What waits for its missing pieces.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    by_node: BTreeMap<NodeId, VecDeque<Incomplete>>,
+    bytes: usize,
+    /// Datagrams given up: too old, or there was no room.
+    pub abandoned: u64,
+    /// Pieces not used, for any [`Refusal`].
+    pub refused: u64,
+}
+
+impl Reassembly {
+    /// Takes a piece that `from` has sealed. Gives the datagram once it is whole, at most `limit` bytes.
+    pub fn add(
+        &mut self,
+        from: NodeId,
+        piece: Piece<'_>,
+        limit: usize,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let added = self.try_add(from, piece, limit, now);
+        self.refused += u64::from(added.is_err());
+        added
+    }
+
+    fn try_add(
+        &mut self,
+        from: NodeId,
+        piece: Piece<'_>,
+        limit: usize,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        if usize::from(piece.index) >= PIECES_MAX {
+            return Err(Refusal::Contradiction);
+        }
+        self.forget_old(now);
+        let room = BYTES_MAX.saturating_sub(self.bytes);
+        let waiting = self.by_node.entry(from).or_default();
+        let place = waiting.iter().position(|incomplete| incomplete.id == piece.id).unwrap_or_else(|| {
+            let pieces = BTreeMap::new();
+            waiting.push_back(Incomplete { id: piece.id, since: now, count: None, pieces, bytes: 0 });
+            waiting.len() - 1
+        });
+        let incomplete = &mut waiting[place];
+        let refusal = if incomplete.pieces.contains_key(&piece.index) {
+            Some(Refusal::Duplicate)
+        } else if piece.bytes.is_empty() || incomplete.contradicts(&piece) {
+            Some(Refusal::Contradiction)
+        } else if incomplete.bytes + piece.bytes.len() > limit.min(incomplete.bytes + room) {
+            Some(Refusal::TooLong)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            // Whoever contradicts itself cannot mean any of it.
+            self.abandon(from, place);
+            return Err(refusal);
+        }
+        if piece.last {
+            incomplete.count = Some(piece.index + 1);
+        }
+        incomplete.bytes += piece.bytes.len();
+        incomplete.pieces.insert(piece.index, piece.bytes.into());
+        self.bytes += piece.bytes.len();
+        if !incomplete.is_complete() {
+            if waiting.len() > WAITING_MAX {
+                self.abandon(from, 0);
+            }
+            return Ok(None);
+        }
+        let whole = self.remove(from, place);
+        Ok(whole.map(|whole| whole.pieces.values().flat_map(|piece| piece.iter()).copied().collect()))
+    }
+
+    /// Forgets a far end and what it left unfinished.
+    pub fn forget(&mut self, node: NodeId) {
+        let waiting = self.by_node.remove(&node).unwrap_or_default();
+        self.abandoned += waiting.len() as u64;
+        self.bytes -= waiting.iter().map(|incomplete| incomplete.bytes).sum::<usize>();
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        let (bytes, abandoned) = (&mut self.bytes, &mut self.abandoned);
+        self.by_node.retain(|_, waiting| {
+            while let Some(oldest) = waiting.pop_front_if(|oldest| now.since(oldest.since) >= WAITING_TIME) {
+                *bytes -= oldest.bytes;
+                *abandoned += 1;
+            }
+            !waiting.is_empty()
+        });
+    }
+
+    fn abandon(&mut self, node: NodeId, place: usize) {
+        self.abandoned += u64::from(self.remove(node, place).is_some());
+    }
+
+    fn remove(&mut self, node: NodeId, place: usize) -> Option<Incomplete> {
+        let waiting = self.by_node.get_mut(&node)?;
+        let removed = waiting.remove(place)?;
+        if waiting.is_empty() {
+            self.by_node.remove(&node);
+        }
+        self.bytes -= removed.bytes;
+        Some(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PEER: NodeId = NodeId::from_bytes([1; 16]);
+    const OTHER: NodeId = NodeId::from_bytes([2; 16]);
+    const LIMIT: usize = 9001;
+
+    fn pieces(datagram: &[u8], id: u32, split: Split) -> Vec<Piece<'_>> {
+        let chunks = datagram.chunks(split.len.max(1)).enumerate();
+        chunks.map(|(index, bytes)| Piece { id, index: index as u8, last: index + 1 == split.count, bytes }).collect()
+    }
+
+    fn piece(id: u32, index: u8, last: bool, bytes: &[u8]) -> Piece<'_> {
+        Piece { id, index, last, bytes }
+    }
+
+    #[test]
+    fn a_cut_is_even_and_covers_everything() {
+        assert_eq!(Split::new(1281, 1091), Some(Split { count: 2, len: 641, last_len: 640 }));
+        assert_eq!(Split::new(9001, 1091), Some(Split { count: 9, len: 1001, last_len: 993 }));
+        assert_eq!(Split::new(1000, 1000), Some(Split { count: 1, len: 1000, last_len: 1000 }));
+        assert_eq!(Split::new(10, 4), Some(Split { count: 3, len: 4, last_len: 2 }));
+        assert_eq!(Split::new(9, 2), Some(Split { count: 5, len: 2, last_len: 1 }));
+        assert_eq!(Split::new(17, 1), None);
+    }
+
+    #[test]
+    fn an_old_datagram_is_given_up_and_so_is_the_oldest_of_too_many() {
+        let mut reassembly = Reassembly::default();
+        let later = Instant::ZERO + WAITING_TIME;
+        assert_eq!(reassembly.add(PEER, piece(1, 0, false, &[1]), LIMIT, Instant::ZERO), Ok(None));
+        assert_eq!(reassembly.add(PEER, piece(1, 1, true, &[2]), LIMIT, later), Ok(None), "the first piece is gone");
+        assert_eq!((reassembly.abandoned, reassembly.bytes), (1, 1));
+        for id in 0..WAITING_MAX as u32 {
+            assert_eq!(reassembly.add(OTHER, piece(100 + id, 0, false, &[1]), LIMIT, later), Ok(None));
+        }
+        assert_eq!(reassembly.abandoned, 1);
+        assert_eq!(reassembly.add(OTHER, piece(7, 0, false, &[1]), LIMIT, later), Ok(None));
+        assert_eq!((reassembly.abandoned, reassembly.by_node[&OTHER].len()), (2, WAITING_MAX));
+        reassembly.forget(OTHER);
+        assert_eq!((reassembly.bytes, reassembly.by_node.len()), (1, 1));
+    }
+
+    #[test]
+    fn lying_pieces_are_refused_and_take_their_datagram_with_them() {
+        let lies: [(&[Piece<'_>], Refusal); 7] = [
+            (&[piece(1, 0, false, &[1]), piece(1, 0, false, &[1])], Refusal::Duplicate),
+            (&[piece(1, 1, true, &[1]), piece(1, 2, true, &[1])], Refusal::Contradiction),
+            (&[piece(1, 1, true, &[1]), piece(1, 2, false, &[1])], Refusal::Contradiction),
+            (&[piece(1, 5, false, &[1]), piece(1, 2, true, &[1])], Refusal::Contradiction),
+            (&[piece(1, 0, true, &[])], Refusal::Contradiction),
+            (&[piece(1, 16, true, &[1])], Refusal::Contradiction),
+            (&[piece(1, 0, false, &[0; 9000]), piece(1, 1, true, &[0; 2])], Refusal::TooLong),
+        ];
+        for (pieces, refusal) in lies {
+            let mut reassembly = Reassembly::default();
+            let mut last = Ok(None);
+            for piece in pieces {
+                last = reassembly.add(PEER, *piece, LIMIT, Instant::ZERO);
+            }
+            assert_eq!(last, Err(refusal), "{pieces:?}");
+            assert_eq!((reassembly.bytes, reassembly.by_node.len(), reassembly.refused), (0, 0, 1), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn what_all_far_ends_together_leave_unfinished_is_bounded() {
+        let mut reassembly = Reassembly::default();
+        for node in 0..200 {
+            for id in 0..WAITING_MAX as u32 {
+                let from = NodeId::from_bytes([node; 16]);
+                let _ = reassembly.add(from, piece(id, 0, false, &[0; 1000]), LIMIT, Instant::ZERO);
+            }
+        }
+        assert!(reassembly.bytes <= BYTES_MAX && reassembly.refused > 0);
+        let later = Instant::ZERO + WAITING_TIME;
+        assert_eq!(reassembly.add(PEER, piece(1, 0, true, &[7]), LIMIT, later), Ok(Some(vec![7])), "for a second");
+        assert_eq!((reassembly.bytes, reassembly.by_node.len()), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_in_any_order_make_the_datagram_whole(
+            len in 1_usize..9001,
+            limit in 600_usize..1500,
+            seed in any::<u64>(),
+        ) {
+            let datagram: Vec<u8> = (0..len).map(|n| (n * 31 % 251) as u8).collect();
+            let split = Split::new(len, limit).unwrap();
+            let mut pieces = pieces(&datagram, 9, split);
+            prop_assert_eq!(pieces.len(), split.count);
+            prop_assert!(split.len <= limit && split.last_len <= split.len && split.last_len > 0);
+            for place in (1..pieces.len()).rev() {
+                pieces.swap(place, (seed >> (place % 60)) as usize % (place + 1));
+            }
+            let mut reassembly = Reassembly::default();
+            let mut whole = None;
+            for piece in &pieces {
+                prop_assert_eq!(&whole, &None);
+                whole = reassembly.add(PEER, *piece, LIMIT, Instant::ZERO).unwrap();
+            }
+            prop_assert_eq!(whole, Some(datagram));
+            prop_assert_eq!((reassembly.bytes, reassembly.by_node.len()), (0, 0));
+        }
+
+        #[test]
+        fn no_pieces_make_it_panic_or_forget_to_count(
+            sent in proptest::collection::vec((0_u32..3, 0_u8..20, any::<bool>(), 0_usize..40, 0_u64..400), 0..80),
+        ) {
+            let mut reassembly = Reassembly::default();
+            let mut now = Instant::ZERO;
+            for (id, index, last, len, millis) in sent {
+                now += Duration::from_millis(millis);
+                let _ = reassembly.add(PEER, piece(id, index, last, &[7; 40][..len]), 200, now);
+                let held: usize = reassembly.by_node.values().flatten().map(|waiting| waiting.bytes).sum();
+                prop_assert_eq!(held, reassembly.bytes);
+            }
+        }
+    }
+}

@@ -208,6 +208,9 @@ pub struct NodeArgs {
     /// The TUN device: `auto` uses one if allowed to, `require` fails without, or give its name [default: auto].
     #[arg(long, env = "X0T_TUN", value_name = "auto|off|require|NAME")]
     pub tun: Option<TunSetting>,
+    /// The MTU of the TUN device, from 1280 to 8800 [default: what suits the host's other interfaces].
+    #[arg(long, env = "X0T_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=8800))]
+    pub mtu: Option<u16>,
 
     /// Exchange packets with the kernel one by one: for devices and drivers that get segmentation wrong
     #[arg(long)]

@@ -16,9 +16,9 @@ use crate::resolve::resolve_all;
 
 /// Whether any flag of the node's settings was given.
 pub fn has_settings(args: &NodeArgs) -> bool {
-    let NodeArgs { listen, advertise, peers, http, tun, no_offload, socks, expose } = args;
+    let NodeArgs { listen, advertise, peers, http, tun, mtu, no_offload, socks, expose } = args;
     let lists = listen.is_empty() && advertise.is_empty() && peers.is_empty() && expose.is_empty();
-    !(lists && http.is_none() && tun.is_none() && socks.is_none() && !no_offload)
+    !(lists && http.is_none() && tun.is_none() && mtu.is_none() && socks.is_none() && !no_offload)
 }
 
 /// `mesh` with the flags that were given put in place of what it says.
@@ -35,6 +35,7 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     if let Some(http) = args.http {
         mesh.http = HttpSetting::address(http);
     }
+    mesh.mtu = args.mtu.or(mesh.mtu);
     mesh.offload &= !args.no_offload;
     if let Some(socks) = args.socks {
         mesh.socks = SocksSetting::address(socks);
@@ -120,11 +121,13 @@ mod tests {
             listen: vec!["127.0.0.1:1".parse().unwrap()],
             http: Some(HttpSetting::Off),
             tun: Some(TunSetting::Named("mesh0".to_owned())),
+            mtu: Some(1400),
             ..NodeArgs::default()
         };
         assert!(has_settings(&args));
         let changed = with_settings(stored.clone(), &args).unwrap();
         assert_eq!((changed.http, changed.tun, changed.tun_name.as_str()), (None, TunMode::Require, "mesh0"));
+        assert_eq!(changed.mtu, Some(1400));
         assert_eq!((changed.listen, changed.peers, changed.name), (args.listen, stored.peers, stored.name));
     }
 }

@@ -14,14 +14,14 @@ use x0t_model::{Instant, OverlayPrefix, UnixTime};
 use x0t_netstack::forwarding::{Forwarding, ForwardingThread, Home};
 use x0t_netstack::spec::{Exposure, Forward};
 use x0t_netstack::{HostPort, Limits};
-use x0t_node::{Drive, PACKET_LEN_MAX};
+use x0t_node::Drive;
 
 use crate::clock::{self, Clock};
 use crate::event_loop::{Ending, EventLoop, Io};
 use crate::http::{self, Asset, Listeners, Site};
 use crate::link_events::LinkEvents;
 use crate::state_dir::{MeshFile, StateDir};
-use crate::tun::{self, Tun, TunConfig};
+use crate::tun::{MTU_RANGE, Tun, TunConfig};
 use crate::udp::UdpSockets;
 
 /// What a daemon needs to know besides its state directory.
@@ -30,8 +30,6 @@ pub struct DaemonConfig {
     pub state: StateDir,
     /// The settings to run with: those of the state directory, or changed by flags.
     pub settings: MeshFile,
-    /// MTU of the interface into the mesh, if there is one.
-    pub tun_mtu: u16,
     /// The live page.
     pub assets: &'static [Asset],
     /// Version of the program.
@@ -44,7 +42,7 @@ impl DaemonConfig {
     /// With the settings of the state directory and no page.
     pub fn new(state: StateDir, version: &'static str) -> Self {
         let settings = state.mesh().clone();
-        Self { state, settings, tun_mtu: tun::DEFAULT_MTU, assets: &[], version, on_started: Box::new(|_| {}) }
+        Self { state, settings, assets: &[], version, on_started: Box::new(|_| {}) }
     }
 }
 
@@ -71,7 +69,7 @@ pub async fn run<N: Drive>(
     config: DaemonConfig,
     make_node: impl FnOnce(&mut StateDir, &[SocketAddr], Instant, UnixTime) -> anyhow::Result<N>,
 ) -> anyhow::Result<Ending> {
-    let DaemonConfig { mut state, settings, tun_mtu, assets, version, on_started } = config;
+    let DaemonConfig { mut state, settings, assets, version, on_started } = config;
     let clock = Clock;
     let mut udp = UdpSockets::bind(&settings.listen)?;
     if !settings.offload {
@@ -89,7 +87,7 @@ pub async fn run<N: Drive>(
         name: settings.tun_name,
         address: node.view(clock.now(), clock.wall()).status.overlay_address,
         network: (OverlayPrefix::of(&settings.trust_domain).network(), OverlayPrefix::BITS),
-        mtu: tun_mtu,
+        mtu: settings.mtu.map(|mtu| mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end())),
         offload: settings.offload,
     };
     let tun = Tun::open_as(settings.tun, &tun_config).await?;
@@ -126,7 +124,8 @@ fn start_forwarding(
         Forwarding::over_kernel(home).map(|(forwarding, thread)| (forwarding, thread, None))
     } else {
         let seed = clock::seed().context("cannot get randomness from the kernel")?;
-        let limits = Limits { mtu: PACKET_LEN_MAX, ..Limits::default() };
+        // What IPv6 entitles to pass goes everywhere, in pieces if need be: this stack heeds no "packet too big".
+        let limits = Limits::default();
         Forwarding::over_stack(home, limits, seed, || Clock.now())
             .map(|(forwarding, thread, port)| (forwarding, thread, Some(port)))
     };

@@ -1,10 +1,12 @@
 //! The host's interface into the mesh.
 
+mod mtu;
 mod vnet;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr};
 
+use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
@@ -14,8 +16,8 @@ use x0t_node::{ENCAPSULATION, HostOffload, HostPacket, Offload, TRAIN_BYTES_MAX,
 
 /// What the interface is called if nothing else is said.
 pub const DEFAULT_NAME: &str = "x0t0";
-/// The smallest MTU that IPv6 allows (RFC 8200 section 5), which with all headers around it still passes a 1400-byte underlay.
-pub const DEFAULT_MTU: u16 = 1280;
+
+pub use mtu::MTU_RANGE;
 
 /// Pieces of one packet: a virtio-net header and as many segments as a super-packet has at most.
 const PIECES_MAX: usize = 1 + 64;
@@ -42,8 +44,8 @@ pub struct TunConfig {
     pub address: Ipv6Addr,
     /// Everything that lies behind the interface: network and prefix length.
     pub network: (Ipv6Addr, u8),
-    /// The largest packet it takes.
-    pub mtu: u16,
+    /// The largest packet it takes, in [`MTU_RANGE`]; what suits the host's other interfaces if nothing is said.
+    pub mtu: Option<u16>,
     /// Whether to exchange super-packets and unfinished checksums with the kernel, if it can.
     pub offload: bool,
 }
@@ -197,7 +199,14 @@ impl Tun {
 
 async fn set_up(handle: &Handle, index: u32, config: &TunConfig) -> Result<(), TunError> {
     let failed = |step| move |source: rtnetlink::Error| set_up_error(&config.name, step, source);
-    let up = LinkUnspec::new_with_index(index).mtu(config.mtu.into()).up().build();
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => {
+            let links: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed("find an MTU for"))?;
+            mtu::suitable(&links)
+        }
+    };
+    let up = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
     handle.link().change(up).execute().await.map_err(failed("bring up"))?;
     let mut address = handle.address().add(index, IpAddr::V6(config.address), 128);
     // Nobody else is on this link: without duplicate address detection (RFC 4862 section 5.4) the address is usable at once.
@@ -211,7 +220,7 @@ async fn set_up(handle: &Handle, index: u32, config: &TunConfig) -> Result<(), T
     handle.route().add(route).execute().await.map_err(failed("route the mesh to"))?;
     // As many segments as fit one train, so that a super-packet does not become a full one and a remainder, all the way to the far
     // host. A kernel that does not know the attribute makes longer ones, which works as well.
-    let segments = (TRAIN_BYTES_MAX / (usize::from(config.mtu) + ENCAPSULATION)).min(TRAIN_DATAGRAMS_MAX);
+    let segments = (TRAIN_BYTES_MAX / (usize::from(mtu) + ENCAPSULATION)).min(TRAIN_DATAGRAMS_MAX);
     let limit = LinkAttribute::GsoMaxSegs(segments as u32);
     let limited = LinkUnspec::new_with_index(index).append_extra_attribute(limit).build();
     if let Err(error) = handle.link().change(limited).execute().await {

@@ -16,7 +16,7 @@ use x0t_model::{NodeId, OverlayPrefix, SpiffeId, TrustDomain};
 use x0t_node::{Command as Ask, Delivery, Offload, Output, Reply};
 use x0t_runtime::clock::Clock;
 use x0t_runtime::link_events::{LinkChange, LinkEvents};
-use x0t_runtime::tun::{DEFAULT_MTU, Tun, TunConfig, TunMode};
+use x0t_runtime::tun::{Tun, TunConfig, TunMode};
 
 /// Set in the run inside the namespace; its value is the namespace's name.
 const INSIDE: &str = "X0T_TEST_NETNS";
@@ -208,7 +208,7 @@ fn tun_config(offload: bool) -> TunConfig {
         name: "xrt0".to_owned(),
         address: prefix.address(me),
         network: (prefix.network(), OverlayPrefix::BITS),
-        mtu: DEFAULT_MTU,
+        mtu: None,
         offload,
     }
 }

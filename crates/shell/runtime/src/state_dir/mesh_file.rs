@@ -34,6 +34,9 @@ pub struct MeshFile {
     /// What that interface is called.
     #[serde(default = "default_tun_name")]
     pub tun_name: String,
+    /// Its MTU, from 1280 to 8800; `null` for what suits the host's other interfaces.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// Whether to exchange super-packets with the kernel, on the interface and on UDP sockets, as far as it can.
     #[serde(default = "on")]
     pub offload: bool,
@@ -73,6 +76,7 @@ impl MeshFile {
             http: Some(Self::DEFAULT_HTTP),
             tun: TunMode::default(),
             tun_name: default_tun_name(),
+            mtu: None,
             offload: true,
             forwards: Vec::new(),
             exposed: Vec::new(),

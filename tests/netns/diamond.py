@@ -11,11 +11,12 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+
+from lab import Lab, wait
 
 NODES = ["a", "r1", "r2", "b"]
 # Link: (left, right, subnet). The left end is .1 and the right end .2.
@@ -70,71 +71,10 @@ print(len(sent), len(good), round(max(gap - interval, 0.0) * 1000, 2), at)
 """
 
 
-def run(*command, check=True, capture=True, timeout=60):
-    done = subprocess.run(command, capture_output=capture, text=True, timeout=timeout)
-    if check and done.returncode != 0:
-        raise RuntimeError(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr or done.stdout}")
-    return done.stdout if capture else ""
-
-
-def inside(node, *command, **options):
-    return run("ip", "netns", "exec", PREFIX + node, *command, **options)
-
-
-class Mesh:
+class Mesh(Lab):
     def __init__(self, binary, folder):
-        self.binary, self.folder = binary, folder
-
-    def x0t(self, node, *arguments, **options):
-        return inside(node, self.binary, "--state-dir", f"{self.folder}/{node}", *arguments, **options)
-
-    def start(self, node):
-        self.x0t(node, "up")
-
-    def kill(self, node):
-        with open(f"{self.folder}/{node}/lock") as lock:
-            os.kill(int(lock.read()), signal.SIGKILL)
-
-    def status(self, node):
-        return json.loads(self.x0t(node, "status", "--json"))
-
-    def build(self):
-        for node in NODES:
-            run("ip", "netns", "del", PREFIX + node, check=False)
-            run("ip", "netns", "add", PREFIX + node)
-            inside(node, "ip", "link", "set", "lo", "up")
-        for left, right, subnet in LINKS:
-            l, r = f"v{left}{right}", f"v{right}{left}"
-            run("ip", "link", "add", l, "netns", PREFIX + left, "type", "veth", "peer", "name", r, "netns", PREFIX + right)
-            for node, device, host in ((left, l, 1), (right, r, 2)):
-                inside(node, "ip", "address", "add", f"{subnet}.{host}/24", "dev", device)
-                inside(node, "ip", "link", "set", device, "up")
-        common = ["--listen", "0.0.0.0:4600", "--http", "off", "--tun", "require"]
-        self.x0t("a", "up", "--name", "a", "--trust-domain", "diamond.test", *common)
-        wait(lambda: self.status("a")["ready"], "a is ready")
-        for node, via, peers in (("r1", "10.81.1.1:4600", []), ("r2", "10.81.2.1:4600", []),
-                                 ("b", "10.81.3.1:4600", ["10.81.4.1:4600"])):
-            token = json.loads(self.x0t("a", "token", "create", "--name", node, "--address", via, "--json"))["token"]
-            extra = [word for peer in peers for word in ("--peer", peer)]
-            self.x0t(node, "join", token, "--name", node, *extra, *common)
-            wait(lambda: self.status(node)["ready"], f"{node} is ready")
-
-    def destroy(self):
-        for node in NODES:
-            self.x0t(node, "down", check=False)
-            run("ip", "netns", "del", PREFIX + node, check=False)
-
-
-def wait(done, what, seconds=20):
-    deadline, error = time.monotonic() + seconds, None
-    while time.monotonic() < deadline:
-        try:
-            if done():
-                return
-        except (RuntimeError, ValueError, KeyError) as failed:
-            error = failed
-        time.sleep(0.05)
-    raise RuntimeError(f"not within {seconds} s: {what}" + (f" ({error})" if error else ""))
+        joins = {"r1": ["a"], "r2": ["a"], "b": ["r1", "r2"]}
+        super().__init__(binary, folder, PREFIX, "diamond.test", NODES, LINKS, joins)
 
 
 def outage(mesh, addresses, fault, heal, seconds=3.0, interval=0.002):
@@ -163,10 +103,6 @@ def two_ways(mesh):
     return next_hop(mesh, "a", "b")[1] >= 2 and next_hop(mesh, "b", "a")[1] >= 2
 
 
-def device(node, relay):
-    return f"v{node}{relay}"
-
-
 def drop_all(name):
     """An nft table that swallows all packets of one device, in both directions, and says nothing."""
     chains = (f"chain {hook} {{ type filter hook {hook} device {name} priority 0; policy drop; }}" for hook in ("ingress", "egress"))
@@ -187,7 +123,7 @@ def main():
             print(f"skipped: needs {tool}")
             return 0
     folder = tempfile.mkdtemp(prefix="x0t-diamond-")
-    mesh = Mesh(os.path.abspath(options.binary), folder)
+    mesh = Mesh(options.binary, folder)
     results, healed, server = [], True, None
     try:
         mesh.build()
@@ -196,11 +132,11 @@ def main():
         for start in NODES:
             for end in NODES:
                 if start != end:
-                    wait(lambda: "1 received" in inside(start, "ping", "-6", "-c", "1", "-W", "1", addresses[end], check=False),
+                    wait(lambda: "1 received" in mesh.inside(start, "ping", "-6", "-c", "1", "-W", "1", addresses[end], check=False),
                          f"ping from {start} to {end}")
         daemon = subprocess.Popen(["ip", "netns", "exec", PREFIX + "b", "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
         time.sleep(0.3)
-        iperf = json.loads(inside("a", "iperf3", "-6", "-c", addresses["b"], "-t", "3", "-J", timeout=30))
+        iperf = json.loads(mesh.inside("a", "iperf3", "-6", "-c", addresses["b"], "-t", "3", "-J", timeout=30))
         daemon.wait(10)
         megabits = iperf["end"]["sum_received"]["bits_per_second"] / 1e6
         server = subprocess.Popen(["ip", "netns", "exec", PREFIX + "b", sys.executable, "-c", ECHO_SERVER, addresses["b"]])
@@ -218,33 +154,29 @@ def main():
             for _ in range(2):
                 wait(lambda: two_ways(mesh), "two ways before a fault", 40)
                 used = next_hop(mesh, "a", "b")[0]
-                dev = device("a", used)
+                dev = mesh.device("a", used)
                 note("drop", f"silent cut a-{used}", outage(
-                    mesh, addresses, lambda: inside("a", "nft", drop_all(dev)),
-                    lambda: inside("a", "nft", "delete table netdev cut")))
+                    mesh, addresses, lambda: mesh.inside("a", "nft", drop_all(dev)),
+                    lambda: mesh.inside("a", "nft", "delete table netdev cut")))
             for _ in range(2):
                 wait(lambda: two_ways(mesh), "two ways before a fault", 40)
                 used = next_hop(mesh, "b", "a")[0]
                 note("drop", f"silent cut {used}-b", outage(
                     mesh, addresses,
-                    lambda: inside("b", "nft", drop_all(device("b", used))),
-                    lambda: inside("b", "nft", "delete table netdev cut")))
+                    lambda: mesh.inside("b", "nft", drop_all(mesh.device("b", used))),
+                    lambda: mesh.inside("b", "nft", "delete table netdev cut")))
             for _ in range(2):
                 wait(lambda: two_ways(mesh), "two ways before a fault", 40)
                 used = next_hop(mesh, "a", "b")[0]
-                dev = device("a", used)
+                dev = mesh.device("a", used)
                 note("down", f"link down a-{used}", outage(
-                    mesh, addresses, lambda: inside("a", "ip", "link", "set", dev, "down"),
-                    lambda: inside("a", "ip", "link", "set", dev, "up")))
+                    mesh, addresses, lambda: mesh.inside("a", "ip", "link", "set", dev, "down"),
+                    lambda: mesh.inside("a", "ip", "link", "set", dev, "up")))
         wait(lambda: two_ways(mesh), "two ways after all faults", 40)
     except RuntimeError as failed:
         healed = False
         print(f"FAILED: {failed}", file=sys.stderr)
-        for node in NODES:
-            try:
-                print(f"--- {node}\n" + mesh.x0t(node, "peers") + mesh.x0t(node, "routes"), file=sys.stderr)
-            except (RuntimeError, OSError) as silent:
-                print(f"--- {node}: {silent}", file=sys.stderr)
+        mesh.describe(sys.stderr)
     finally:
         if server:
             server.kill()

@@ -14,7 +14,7 @@ use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
 use crate::demo::DemoArgs;
 
 pub use environment::{default_state_dir, no_color};
-pub use parse::{Endpoint, HttpSetting, NodeName, SocksSetting, TunSetting};
+pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, SocksSetting, TunSetting};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
 /// A test holds this list against the commands that exist.
@@ -215,6 +215,9 @@ pub struct NodeArgs {
     /// Exchange packets with the kernel one by one: for devices and drivers that get segmentation wrong
     #[arg(long)]
     pub no_offload: bool,
+    /// Flows that take two disjoint ways at once: tcp/PORT, udp/PORT or dscp/N; may be repeated, `none` for no flow [default: dscp/46].
+    #[arg(long, env = "X0T_CRITICAL", value_name = "RULE", value_delimiter = ',')]
+    pub critical: Vec<CriticalSetting>,
     /// Where SOCKS5 is served for programs that want to reach nodes by name, as in 1080 or 127.0.0.1:1080, or `off` [default: off].
     #[arg(long, env = "X0T_SOCKS", value_name = "[ADDR:]PORT|off")]
     pub socks: Option<SocksSetting>,

@@ -7,17 +7,19 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use x0t_node::critical::{RULES_MAX, Rule};
 use x0t_runtime::state_dir::{MeshFile, StateDir};
 use x0t_runtime::tun::TunMode;
 
-use crate::cli::{HttpSetting, NodeArgs, SocksSetting, TunSetting};
-use crate::exit::Failure;
+use crate::cli::{CriticalSetting, HttpSetting, NodeArgs, SocksSetting, TunSetting};
+use crate::exit::{Exit, Failure};
 use crate::resolve::resolve_all;
 
 /// Whether any flag of the node's settings was given.
 pub fn has_settings(args: &NodeArgs) -> bool {
-    let NodeArgs { listen, advertise, peers, http, tun, mtu, no_offload, socks, expose } = args;
-    let lists = listen.is_empty() && advertise.is_empty() && peers.is_empty() && expose.is_empty();
+    let NodeArgs { listen, advertise, peers, http, tun, mtu, no_offload, socks, expose, critical } = args;
+    let lists =
+        listen.is_empty() && advertise.is_empty() && peers.is_empty() && expose.is_empty() && critical.is_empty();
     !(lists && http.is_none() && tun.is_none() && mtu.is_none() && socks.is_none() && !no_offload)
 }
 
@@ -43,6 +45,9 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     if !args.expose.is_empty() {
         mesh.exposed.clone_from(&args.expose);
     }
+    if !args.critical.is_empty() {
+        mesh.critical = critical_rules(&args.critical)?;
+    }
     match &args.tun {
         None => {}
         Some(TunSetting::Auto) => mesh.tun = TunMode::Auto,
@@ -54,6 +59,20 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
         }
     }
     Ok(mesh)
+}
+
+/// The rules given; `none` stands for no rule and for itself alone.
+fn critical_rules(given: &[CriticalSetting]) -> Result<Vec<Rule>, Failure> {
+    let rules: Vec<Rule> = given.iter().filter_map(|setting| setting.0).collect();
+    if rules.len() != given.len() && given.len() > 1 {
+        return Err(Failure::new(Exit::Usage, "`--critical none` leaves no room for other rules")
+            .next("give either `none` or rules"));
+    }
+    if rules.len() > RULES_MAX {
+        return Err(Failure::new(Exit::Usage, format!("at most {RULES_MAX} rules may name critical flows"))
+            .next("mark the packets with one codepoint instead, and name that: dscp/N"));
+    }
+    Ok(rules)
 }
 
 /// Adds addresses to, or removes them from, the ones to keep links to after each start. The running node is told apart from this.
@@ -122,12 +141,25 @@ mod tests {
             http: Some(HttpSetting::Off),
             tun: Some(TunSetting::Named("mesh0".to_owned())),
             mtu: Some(1400),
+            critical: vec!["tcp/22".parse().unwrap()],
             ..NodeArgs::default()
         };
         assert!(has_settings(&args));
         let changed = with_settings(stored.clone(), &args).unwrap();
         assert_eq!((changed.http, changed.tun, changed.tun_name.as_str()), (None, TunMode::Require, "mesh0"));
         assert_eq!(changed.mtu, Some(1400));
+        assert_eq!(changed.critical, [Rule::Tcp(22)]);
         assert_eq!((changed.listen, changed.peers, changed.name), (args.listen, stored.peers, stored.name));
+    }
+
+    #[test]
+    fn critical_flows_are_named_by_rules_or_not_at_all() {
+        let rules = |texts: &[&str]| {
+            critical_rules(&texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<CriticalSetting>>())
+        };
+        assert_eq!(rules(&["none"]).unwrap(), []);
+        assert_eq!(rules(&["udp/5060", "dscp/46"]).unwrap(), [Rule::Udp(5060), Rule::EXPEDITED]);
+        assert!(rules(&["none", "tcp/22"]).is_err());
+        assert!(rules(&["tcp/22"; RULES_MAX + 1]).is_err());
     }
 }

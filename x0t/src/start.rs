@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys};
 use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
+use x0t_node::critical::RULES_MAX;
 use x0t_node::{Crypto, Node, NodeConfig, Record, RecordKind, Start, VerifyAfresh, stored_authorities};
 use x0t_overlay::tls::RustlsProvider;
 use x0t_runtime::clock::{Clock, seed};
@@ -133,7 +134,9 @@ fn compose(
         [] => host::advertised(listen, &settings.trust_domain),
         given => given.to_vec(),
     };
-    let config = NodeConfig { peers: settings.peers.clone(), advertised, ..NodeConfig::default() };
+    let critical = settings.critical.iter().take(RULES_MAX).copied().collect();
+    let mut config = NodeConfig { peers: settings.peers.clone(), advertised, critical, ..NodeConfig::default() };
+    config.routing.spread_flows = settings.spread_flows;
     let mut stored = BTreeMap::new();
     for kind in RecordKind::ALL {
         stored.extend(dir.read(kind)?.map(|bytes| (kind, bytes)));

@@ -18,7 +18,7 @@ mod world;
 
 pub use crypto::{Cryptography, Memory};
 pub use invariants::{Broken, Invariants, MARKER};
-pub use network::{Arrival, Network, Weather};
+pub use network::{Arrival, Hole, Network, Weather};
 pub use provider::SimulatedProvider;
 pub use topology::Topology;
 pub use world::{BEGINNING, Stream, Terms, World};

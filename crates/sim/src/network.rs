@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use x0t_model::Entropy;
+use x0t_overlay::packet::FORWARD;
 
 use crate::topology::Topology;
 
@@ -22,6 +23,16 @@ pub struct Weather {
     pub corrupt_per_million: u32,
     /// Added delay is uniform between zero and this, so datagrams may overtake each other.
     pub jitter: Duration,
+}
+
+/// A host that says what a relay says, and drops what it should carry: datagrams of data that it sends on, not those of its own
+/// sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Datagrams lost, in a million.
+    pub loss_per_million: u32,
+    /// Only longer ones fall in.
+    pub longer_than: usize,
 }
 
 /// What becomes of one datagram.
@@ -42,6 +53,7 @@ pub struct Network {
     cut: BTreeSet<(usize, usize)>,
     /// The longest datagram that passes, where that is limited.
     limits: BTreeMap<(usize, usize), usize>,
+    holes: BTreeMap<usize, Hole>,
     weather: Weather,
     entropy: Entropy,
     /// Datagrams handed in.
@@ -57,6 +69,7 @@ impl Network {
             delays: topology.links.clone(),
             cut: BTreeSet::new(),
             limits: BTreeMap::new(),
+            holes: BTreeMap::new(),
             weather: Weather::default(),
             entropy,
             sent: 0,
@@ -86,6 +99,16 @@ impl Network {
         self.weather = weather;
     }
 
+    /// Makes a host drop data that it relays.
+    pub fn dig(&mut self, host: usize, hole: Hole) {
+        self.holes.insert(host, hole);
+    }
+
+    /// Undoes [`Self::dig`].
+    pub fn fill(&mut self, host: usize) {
+        self.holes.remove(&host);
+    }
+
     /// Drops everything between two hosts, silently, in both directions.
     pub fn cut(&mut self, a: usize, b: usize) {
         self.cut.insert((a.min(b), a.max(b)));
@@ -111,6 +134,7 @@ impl Network {
     pub fn mend_all(&mut self) {
         self.cut.clear();
         self.limits.clear();
+        self.holes.clear();
         self.weather = Weather::default();
     }
 
@@ -131,7 +155,10 @@ impl Network {
             self.lost += 1;
             return Vec::new();
         };
-        if self.entropy.chance(self.weather.loss_per_million) {
+        let forwards = bytes.first() == Some(&FORWARD);
+        let hole = self.holes.get(&from).filter(|hole| forwards && bytes.len() > hole.longer_than);
+        let swallowed = hole.is_some_and(|hole| self.entropy.chance(hole.loss_per_million));
+        if swallowed || self.entropy.chance(self.weather.loss_per_million) {
             self.lost += 1;
             return Vec::new();
         }

@@ -11,6 +11,9 @@
 //! expect     event link_suspect at A by 6s
 //! ```
 //!
+//! `hole B 30% longer-than 600` makes B drop data that it relays, though it routes as before, and `fill B` mends it. `stream A B every
+//! 10ms for 5s` sends packets one way and lets the time pass.
+//!
 //! Lines are performed in order. `at` lets time pass up to then; `expect … by` lets time pass until it is true, at the latest then.
 //! Times count from the beginning of the story.
 
@@ -19,7 +22,7 @@ use std::time::Duration;
 
 use x0t_model::{Entropy, Instant};
 
-use crate::network::Weather;
+use crate::network::{Hole, Weather};
 use crate::topology::Topology;
 use crate::world::{Terms, World};
 
@@ -112,6 +115,15 @@ impl Story {
             ["thaw", host] => world.thaw(world.host(host)),
             ["interface", host, state @ ("up" | "down")] => world.interface(world.host(host), *state == "up"),
             ["cut", a, b] => world.network.cut(world.host(a), world.host(b)),
+            ["hole", host, share] => world.network.dig(world.host(host), hole(share, 0)?),
+            ["hole", host, share, "longer-than", bytes] => {
+                world.network.dig(world.host(host), hole(share, parse(bytes)?)?);
+            }
+            ["fill", host] => world.network.fill(world.host(host)),
+            ["stream", a, b, "every", interval, "for", time] => {
+                let (a, b) = (world.host(a), world.host(b));
+                world.send_stream((a, b), duration(interval)?, duration(time)?);
+            }
             ["mend", "all"] => world.network.mend_all(),
             ["mend", a, b] => world.network.mend(world.host(a), world.host(b)),
             ["partition", island @ ..] => {
@@ -191,6 +203,11 @@ fn weather(words: &[&str]) -> Result<Weather, String> {
         }
     }
     Ok(weather)
+}
+
+/// `30%`, or what of it is longer than so many bytes.
+fn hole(share: &str, longer_than: usize) -> Result<Hole, String> {
+    Ok(Hole { loss_per_million: per_million(share)?, longer_than })
 }
 
 fn per_million(share: &str) -> Result<u32, String> {

@@ -446,9 +446,27 @@ impl World {
         self.send_packet_as(a, self.address(a), b, payload);
     }
 
+    /// The same, marked so that it counts as critical: expedited forwarding.
+    pub fn send_critical(&mut self, a: usize, b: usize, payload: &[u8]) {
+        self.send_marked(a, self.address(a), b, payload, 46);
+    }
+
+    /// `a` sends `b` a packet every `interval` for `time`, and the time passes.
+    pub fn send_stream(&mut self, (a, b): (usize, usize), interval: Duration, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.send_packet(a, b, &[7; 64]);
+            self.advance(interval);
+        }
+    }
+
     /// The same under a source address of the caller's choice.
     pub fn send_packet_as(&mut self, a: usize, source: Ipv6Addr, b: usize, payload: &[u8]) {
-        let mut packet = vec![0x60, 0, 0, 0];
+        self.send_marked(a, source, b, payload, 0);
+    }
+
+    fn send_marked(&mut self, a: usize, source: Ipv6Addr, b: usize, payload: &[u8], codepoint: u8) {
+        let mut packet = vec![0x60 | codepoint >> 2, codepoint << 6, 0, 0];
         packet.extend_from_slice(&(payload.len() as u16).to_be_bytes());
         packet.extend_from_slice(&[17, 64]);
         packet.extend_from_slice(&source.octets());

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
+use x0t_node::critical::{Rule, RuleError};
+
 /// The UDP port of x0t where none is given.
 pub const DEFAULT_PORT: u16 = 4600;
 /// The longest name of a node: the length of a DNS label (RFC 1035, section 2.3.4), so that names can become host names.
@@ -242,6 +244,18 @@ impl FromStr for TunSetting {
             }
             _ => Err("it is `auto`, `off`, `require` or the name of an interface, at most 15 characters".to_owned()),
         }
+    }
+}
+
+/// A rule for critical flows, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CriticalSetting(pub Option<Rule>);
+
+impl FromStr for CriticalSetting {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|rule| Self(Some(rule))) }
     }
 }
 

@@ -83,6 +83,20 @@ fn describe(what: &What, names: &Names, style: Style) -> String {
             format!("route to {}: {way}{cost}", name(*destination))
         }
         What::RouteChanged { destination, via: None, .. } => style.red(&format!("no route to {}", name(*destination))),
+        What::WaySuspect { destination, via } => style.yellow(&format!(
+            "nothing arrives at {} by {}; its traffic has been moved",
+            name(*destination),
+            name(*via)
+        )),
+        What::WayTrusted { destination, via } => {
+            style.green(&format!("{} is reached by {} again", name(*destination), name(*via)))
+        }
+        What::WayDemoted { destination, via, steps } => style.yellow(&format!(
+            "too much is lost on the way to {} by {}; it counts {} times as dear for a while",
+            name(*destination),
+            name(*via),
+            1u32 << steps.min(&8)
+        )),
         What::SessionUp { peer } => format!("session with {} is ready", names.of_id(peer)),
         What::SvidRotated { .. } => style.green("the SVID was renewed"),
         What::SvidRenewalFailed { reason } => style.yellow(&format!("the SVID could not be renewed: {reason}")),

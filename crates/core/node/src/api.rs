@@ -286,6 +286,29 @@ pub enum What {
         /// Microseconds of expected delay.
         metric: Option<u32>,
     },
+    /// Nothing arrives at a node by one neighbour, though that neighbour is heard; its traffic has been moved, nobody else was told.
+    WaySuspect {
+        /// Towards whom.
+        destination: NodeId,
+        /// Through whom.
+        via: NodeId,
+    },
+    /// A node is reached by one neighbour again.
+    WayTrusted {
+        /// Towards whom.
+        destination: NodeId,
+        /// Through whom.
+        via: NodeId,
+    },
+    /// Too many packets to a node are lost by one neighbour; that way counts as dearer for a while, nobody else was told.
+    WayDemoted {
+        /// Towards whom.
+        destination: NodeId,
+        /// Through whom.
+        via: NodeId,
+        /// How often its cost is doubled for it.
+        steps: u8,
+    },
     /// An end-to-end session is ready.
     SessionUp {
         /// With whom.

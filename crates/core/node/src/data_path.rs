@@ -12,9 +12,10 @@ use x0t_model::NodeId;
 use x0t_overlay::hop::PayloadKind;
 use x0t_overlay::packet::{self as outer, DATAGRAM_FRONT, FORWARD_OVERHEAD};
 use x0t_overlay::{Carrier, HopHeader, Opened, SessionId, TAG_LEN};
-use x0t_routing::{LinkId, NextHop};
+use x0t_routing::{Hops, LinkId, NextHop, Twin};
 
 use crate::api::Output;
+use crate::critical::is_critical;
 use crate::egress::{Class, Lane, Run};
 use crate::ends::Way;
 use crate::host::{Delivery, Offload};
@@ -43,11 +44,34 @@ pub(crate) enum Fate {
     Deliver { place: Range<usize>, unsummed: bool },
 }
 
+/// What the way of a relayed packet depends on: destination, flow, flags, and the link it came by.
+type Asked = (NodeId, u32, u8, LinkId);
+
 /// What was found out about one packet of a train and probably holds for the next.
 #[derive(Default)]
 struct Lookups {
     heard: Option<SessionId>,
-    way: Option<((NodeId, u32, LinkId), Option<LinkId>)>,
+    way: Option<(Asked, Option<LinkId>)>,
+}
+
+/// How many ways datagrams take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Care {
+    /// One, and its receipts are watched.
+    Ordinary,
+    /// Two that share as little as possible, if there are two.
+    Critical,
+    /// The same, and no receipts are expected: what they carry are receipts.
+    Receipt,
+}
+
+/// What all datagrams of a run have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dispatch {
+    pub session: SessionId,
+    pub dst: NodeId,
+    pub flow: u32,
+    pub care: Care,
 }
 
 impl Node {
@@ -85,7 +109,10 @@ impl Node {
             return self.answer_too_big(bytes, carries);
         }
         let sent = match self.ends.session_of(destination) {
-            Some(session) => self.send_packets(session, destination, summary.flow, &cut, carries),
+            Some(session) => {
+                let care = if is_critical(&self.config.critical, bytes) { Care::Critical } else { Care::Ordinary };
+                self.send_packets(Dispatch { session, dst: destination, flow: summary.flow, care }, &cut, carries)
+            }
             None => self.send_one_by_one(destination, summary.flow, &cut),
         };
         if !sent {
@@ -94,26 +121,21 @@ impl Node {
     }
 
     /// Seals the packets of a cut and puts them on their way. False if there is none.
-    fn send_packets(&mut self, session: SessionId, dst: NodeId, flow: u32, cut: &Cut<'_>, carries: Carries) -> bool {
+    fn send_packets(&mut self, dispatch: Dispatch, cut: &Cut<'_>, carries: Carries) -> bool {
         if cut.len(0) > carries.packet() {
-            return self.send_one_by_one(dst, flow, cut);
+            return (0..cut.count()).all(|index| self.send_with_care(dispatch, &datagram_of(cut, index)));
         }
         let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
         let run = Run { count: cut.count(), len: cut.len(0) + 1, last_len: cut.len(cut.count() - 1) + 1 };
-        self.send_run(session, dst, flow, run, |index, datagram| {
+        self.send_run(dispatch, run, |index, datagram| {
             datagram[0] = kind;
             cut.write(index, &mut datagram[1..]);
         })
     }
 
-    /// Packets that wait for a session, or do not pass whole, go one by one.
+    /// Packets that wait for a session go one by one.
     fn send_one_by_one(&mut self, dst: NodeId, flow: u32, cut: &Cut<'_>) -> bool {
-        let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
-        (0..cut.count()).all(|index| {
-            let mut datagram = vec![kind; cut.len(index) + 1];
-            cut.write(index, &mut datagram[1..]);
-            self.send_to_end(dst, flow, &datagram)
-        })
+        (0..cut.count()).all(|index| self.send_to_end(dst, flow, &datagram_of(cut, index)))
     }
 
     /// The host speaks to itself through the mesh.
@@ -139,30 +161,50 @@ impl Node {
     }
 
     pub(crate) fn send_sealed(&mut self, session: SessionId, node: NodeId, flow: u32, datagram: &[u8]) -> bool {
-        let carries = self.carries(node);
+        self.send_with_care(Dispatch { session, dst: node, flow, care: Care::Ordinary }, datagram)
+    }
+
+    pub(crate) fn send_with_care(&mut self, dispatch: Dispatch, datagram: &[u8]) -> bool {
+        let carries = self.carries(dispatch.dst);
         if datagram.len() > carries.datagram {
-            return self.send_in_pieces(session, node, flow, datagram, carries);
+            return self.send_in_pieces(dispatch, datagram, carries);
         }
         let run = Run { count: 1, len: datagram.len(), last_len: datagram.len() };
-        self.send_run(session, node, flow, run, |_, out| out.copy_from_slice(datagram))
+        self.send_run(dispatch, run, |_, out| out.copy_from_slice(datagram))
+    }
+
+    /// The same, over one link and no other.
+    pub(crate) fn send_by(&mut self, link: LinkId, dispatch: Dispatch, datagram: &[u8]) -> bool {
+        let run = Run { count: 1, len: datagram.len(), last_len: datagram.len() };
+        self.send_run_by((link, None), dispatch, run, |_, out| out.copy_from_slice(datagram))
+    }
+
+    /// Chooses the way of a run of datagrams, and of a copy of it if it deserves one. False if there is none.
+    pub(crate) fn send_run(&mut self, dispatch: Dispatch, run: Run, write: impl Fn(usize, &mut [u8])) -> bool {
+        let Dispatch { dst, flow, care, .. } = dispatch;
+        let Hops { first, copy } = self.router.next_hops(dst, flow, care != Care::Ordinary, run.count as u32);
+        let Some(link) = self.found(first, dst, None) else { return false };
+        self.send_run_by((link, copy), dispatch, run, write)
     }
 
     /// Lays out datagrams of a session for a far end, seals them once end to end and, unless that end is the neighbour itself, a hop
-    /// header in front of each. `write` is told which datagram to write where. False if there is no way.
-    pub(crate) fn send_run(
+    /// header in front of each. `write` is told which datagram to write where. What is sealed is sent once more if there is a link for
+    /// the copy: the far end opens whichever comes first. False if there is no way.
+    fn send_run_by(
         &mut self,
-        session: SessionId,
-        dst: NodeId,
-        flow: u32,
+        (link, copy): (LinkId, Option<LinkId>),
+        dispatch: Dispatch,
         mut run: Run,
         write: impl Fn(usize, &mut [u8]),
     ) -> bool {
-        let Some(link) = self.next_link(dst, flow, None) else { return false };
+        let Dispatch { session, dst, flow, care } = dispatch;
         let Some((peer, link_session, to)) = self.carrier_of(link) else { return false };
         let front = if peer == dst { 0 } else { FORWARD_OVERHEAD };
         let class = if run.count == 1 && run.len <= INTERACTIVE_LEN_MAX { Class::Interactive } else { Class::Bulk };
         let lane = Lane { link, to, class, flow };
-        let hop = HopHeader { src: self.me, dst, ttl: TIME_TO_LIVE, kind: PayloadKind::EndToEnd, flags: 0, flow };
+        let flags = if care != Care::Ordinary && copy.is_some() { HopHeader::TWIN } else { 0 };
+        let hop = HopHeader { src: self.me, dst, ttl: TIME_TO_LIVE, kind: PayloadKind::EndToEnd, flags, flow };
+        let mut copies = std::mem::take(&mut self.copies);
         let around = front + DATAGRAM_FRONT + TAG_LEN;
         (run.len, run.last_len) = (run.len + around, run.last_len + around);
         let mut written = 0;
@@ -172,20 +214,64 @@ impl Node {
                 let end = packet.len() - TAG_LEN;
                 write(written + index, &mut packet[front + DATAGRAM_FRONT..end]);
             }
-            let mut sealed = self.endpoint.seal_datagrams(session, room, run.len, front).map(drop);
-            if front > 0 && sealed.is_ok() {
-                sealed = self.endpoint.seal_hops(link_session, room, run.len, repeat(hop));
+            let mut sealed = self.endpoint.seal_datagrams(session, room, run.len, front);
+            copies.clear();
+            if copy.is_some() {
+                room.chunks(run.len).for_each(|packet| copies.extend_from_slice(&packet[front..]));
             }
-            if sealed.is_err() {
+            if front > 0 && sealed.is_ok() {
+                let hops = self.endpoint.seal_hops(link_session, room, run.len, repeat(hop));
+                sealed = hops.and(sealed);
+            }
+            let Ok(first) = sealed else {
                 let bytes = room.len();
                 self.egress.retract(bytes);
                 self.stats.end_packets_unsealed += run.count as u64;
                 break;
+            };
+            match (care, copy) {
+                (Care::Receipt, _) | (Care::Ordinary, Some(_)) => {}
+                (_, None) => {
+                    let numbers = (first, count as u32);
+                    self.receipts.sent((dst, session), link, numbers, run.len - front, self.now);
+                }
+                (Care::Critical, Some(copy)) => self.receipts.copied((dst, session), [link, copy], self.now),
+            }
+            if let Some(copy) = copy {
+                let hop = HopHeader { flags: if flags == 0 { 0 } else { flags | HopHeader::SECOND }, ..hop };
+                self.send_copies(copy, class, hop, &copies, run.len - front);
             }
             (written, run.count) = (written + count, run.count - count);
         }
+        self.copies = copies;
         self.sent_data(link, link_session);
         true
+    }
+
+    /// Sends packets of `stride` bytes, the last of which may be shorter, that are sealed end to end already.
+    fn send_copies(&mut self, link: LinkId, class: Class, hop: HopHeader, sealed: &[u8], stride: usize) {
+        let Some((peer, session, to)) = self.carrier_of(link) else { return };
+        let front = if peer == hop.dst { 0 } else { FORWARD_OVERHEAD };
+        let lane = Lane { link, to, class, flow: hop.flow };
+        let mut packets = sealed.chunks(stride);
+        let count = packets.len();
+        let Some(last) = sealed.chunks(stride).next_back() else { return };
+        let mut run = Run { count, len: stride + front, last_len: last.len() + front };
+        while run.count > 0 {
+            let (room, count) = self.egress.reserve(lane, run, &mut self.pool, self.now);
+            for (place, packet) in room.chunks_mut(run.len).zip(&mut packets) {
+                place[front..].copy_from_slice(packet);
+            }
+            if front > 0 && self.endpoint.seal_hops(session, room, run.len, repeat(hop)).is_err() {
+                let bytes = room.len();
+                self.egress.retract(bytes);
+                self.stats.packets_unsealed += run.count as u64;
+                return;
+            }
+            self.stats.copies_sent += count as u64;
+            run.count -= count;
+        }
+        self.sent_data(link, session);
     }
 
     /// Starts a payload that is no packet of a session at work on its way. False if there is no way.
@@ -195,7 +281,7 @@ impl Node {
 
     /// Puts a payload on the link that leads to its destination. False if there is none.
     pub(crate) fn carry(&mut self, hop: HopHeader, payload: &[u8]) -> bool {
-        let Some(link) = self.next_link(hop.dst, hop.flow, None) else { return false };
+        let Some(link) = self.next_link(&hop, None) else { return false };
         self.carry_over(link, hop, payload)
     }
 
@@ -223,9 +309,19 @@ impl Node {
         self.endpoint.carried_data(session, self.now);
     }
 
-    /// The link that leads to a destination; none if it cannot be reached.
-    fn next_link(&mut self, dst: NodeId, flow: u32, from: Option<LinkId>) -> Option<LinkId> {
-        match self.router.next_hop(dst, flow, from) {
+    /// The link that leads to a destination; none if it cannot be reached. The two copies of a packet are kept apart.
+    fn next_link(&mut self, hop: &HopHeader, from: Option<LinkId>) -> Option<LinkId> {
+        let next = match hop.flags & (HopHeader::TWIN | HopHeader::SECOND) {
+            HopHeader::TWIN => self.router.next_hop_of_twin(hop.dst, Twin::First, from),
+            flags if flags & HopHeader::TWIN != 0 => self.router.next_hop_of_twin(hop.dst, Twin::Second, from),
+            _ => self.router.next_hop(hop.dst, hop.flow, from),
+        };
+        self.found(next, hop.dst, from)
+    }
+
+    /// What follows from who carries next.
+    fn found(&mut self, next: NextHop, dst: NodeId, from: Option<LinkId>) -> Option<LinkId> {
+        match next {
             NextHop::Via(link) => Some(link),
             NextHop::Local => None,
             NextHop::Unreachable { requested } => {
@@ -363,11 +459,11 @@ impl Node {
             return None;
         }
         hop.ttl -= 1;
-        let asked = (hop.dst, hop.flow, from);
+        let asked = (hop.dst, hop.flow, hop.flags, from);
         let link = match lookups.way {
             Some((known, link)) if known == asked => link,
             _ => {
-                let link = self.next_link(hop.dst, hop.flow, Some(from));
+                let link = self.next_link(&hop, Some(from));
                 lookups.way = Some((asked, link));
                 link
             }
@@ -487,6 +583,7 @@ impl Node {
     /// is unsummed.
     pub(crate) fn on_end_datagram(&mut self, session: SessionId, bytes: &mut [u8]) -> Option<bool> {
         let from = self.ends.node_of(session)?;
+        self.arrived(session, bytes);
         match EndDatagram::decode(bytes) {
             Ok(EndDatagram::Packet(packet)) => {
                 let admissible = self.is_admissible(from, packet, false);
@@ -505,6 +602,10 @@ impl Node {
             Ok(EndDatagram::Pong { number, .. }) => self.on_pong(from, number),
             Ok(EndDatagram::JoinInbound { remote, packet }) => self.on_relayed_join(from, remote, packet),
             Ok(EndDatagram::JoinOutbound { remote, packet }) => self.on_join_answer(from, remote, packet),
+            Ok(EndDatagram::Receipt { highest, held_micros, window }) => {
+                self.on_receipt((from, session), highest, held_micros, window);
+            }
+            Ok(EndDatagram::Probe { .. }) => {}
             Err(_) => self.stats.end_datagrams_malformed += 1,
         }
         None
@@ -563,4 +664,12 @@ impl Node {
         last[..10].copy_from_slice(&first[..10]);
         self.names.range(NodeId::from_bytes(first)..=NodeId::from_bytes(last)).next().map(|(node, _)| *node)
     }
+}
+
+/// One packet of a cut, as it is sealed.
+fn datagram_of(cut: &Cut<'_>, index: usize) -> Vec<u8> {
+    let kind = if cut.is_unsummed() { UNSUMMED } else { PACKET };
+    let mut datagram = vec![kind; cut.len(index) + 1];
+    cut.write(index, &mut datagram[1..]);
+    datagram
 }

@@ -16,6 +16,7 @@
 mod api;
 mod coalesce;
 mod commands;
+pub mod critical;
 mod data_path;
 mod dialer;
 mod drive;
@@ -33,6 +34,8 @@ pub mod packet;
 mod path_mtu;
 pub mod pieces;
 mod ration;
+mod receipt_path;
+pub mod receipts;
 mod segment;
 mod session_path;
 mod start;

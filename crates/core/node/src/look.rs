@@ -82,6 +82,9 @@ impl Node {
                 via: successor.peer,
                 metric_us: successor.metric.as_micros(),
                 usable: self.router.standing(successor.link).is_some_and(Standing::is_usable),
+                weight: successor.weight,
+                demoted: successor.demoted,
+                suspect: successor.suspect,
             });
             let distance = origin.potential.distance;
             RouteView {

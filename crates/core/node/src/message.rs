@@ -13,6 +13,9 @@ const JOIN_PACKET_LEN_MAX: usize = 1280;
 /// The most padding a ping asks to be echoed.
 pub const PING_PADDING_MAX: usize = 1200;
 
+/// The longest window of a receipt, in bytes: 1,024 packets.
+const RECEIPT_WINDOW_MAX: usize = 128;
+
 /// First byte of [`EndDatagram::Packet`].
 pub(crate) const PACKET: u8 = 1;
 /// First byte of [`EndDatagram::Unsummed`].
@@ -23,6 +26,10 @@ pub(crate) const PIECE: u8 = 9;
 pub(crate) const PIECE_FRONT: usize = 6;
 /// Marks the last piece, in the byte of its index.
 const LAST_PIECE: u8 = 0x80;
+/// First byte of [`EndDatagram::Receipt`].
+pub(crate) const RECEIPT: u8 = 7;
+/// First byte of [`EndDatagram::Probe`].
+pub(crate) const PROBE: u8 = 8;
 
 /// A datagram of an end-to-end session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +69,20 @@ pub enum EndDatagram<'a> {
     },
     /// A piece of any other datagram, which is longer than what the path carries.
     Piece(Piece<'a>),
+    /// Which packets of this session have come. Answers nothing and is answered by nothing.
+    Receipt {
+        /// The newest number.
+        highest: u64,
+        /// How many microseconds ago it came.
+        held_micros: u32,
+        /// Words of eight bytes; bit `i` of them all stands for packet `highest - i`, the lowest bit of the first word being bit 0.
+        window: &'a [u8],
+    },
+    /// Asks for a [`Self::Receipt`] at once.
+    Probe {
+        /// Makes the packet as long as those that it stands for.
+        padding: &'a [u8],
+    },
 }
 
 impl<'a> EndDatagram<'a> {
@@ -76,6 +97,10 @@ impl<'a> EndDatagram<'a> {
             Self::JoinInbound { remote, packet } => encode_address(writer.u8(4), remote).bytes(packet),
             Self::JoinOutbound { remote, packet } => encode_address(writer.u8(5), remote).bytes(packet),
             Self::Piece(piece) => writer.bytes(&piece_front(&piece)).bytes(piece.bytes),
+            Self::Receipt { highest, held_micros, window } => {
+                writer.u8(RECEIPT).u64(highest).u32(held_micros).bytes(window)
+            }
+            Self::Probe { padding } => writer.u8(PROBE).bytes(padding),
         };
     }
 
@@ -106,6 +131,12 @@ impl<'a> EndDatagram<'a> {
                 let bytes = bounded("piece", reader.rest(), PACKET_LEN_MAX)?;
                 Ok(Self::Piece(Piece { id, index: place & !LAST_PIECE, last: place & LAST_PIECE != 0, bytes }))
             }
+            RECEIPT => Ok(Self::Receipt {
+                highest: reader.u64()?,
+                held_micros: reader.u32()?,
+                window: whole_words(bounded("receipt window", reader.rest(), RECEIPT_WINDOW_MAX)?)?,
+            }),
+            PROBE => Ok(Self::Probe { padding: bounded("probe padding", reader.rest(), PING_PADDING_MAX)? }),
             kind => Err(DecodeError::Invalid { field: "end-to-end datagram kind", value: kind.into() }),
         }
     }
@@ -179,6 +210,13 @@ fn bounded<'a>(field: &'static str, bytes: &'a [u8], limit: usize) -> Result<&'a
     Ok(bytes)
 }
 
+fn whole_words(bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    if !bytes.len().is_multiple_of(8) {
+        return Err(DecodeError::Invalid { field: "bytes of a receipt's window", value: bytes.len() as u64 });
+    }
+    Ok(bytes)
+}
+
 fn encode_address<'w, 'o>(writer: &'w mut Writer<'o>, address: SocketAddr) -> &'w mut Writer<'o> {
     match address.ip() {
         IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
@@ -212,7 +250,7 @@ mod tests {
     fn every_datagram_has_its_golden_bytes_and_survives_them() {
         let v4 = "192.0.2.1:4600".parse().unwrap();
         let v6 = "[2001:db8::1]:4600".parse().unwrap();
-        let table: [(EndDatagram<'_>, &[u8]); 8] = [
+        let table: [(EndDatagram<'_>, &[u8]); 10] = [
             (EndDatagram::Packet(&[0x60, 1]), &[1, 0x60, 1]),
             (EndDatagram::Unsummed(&[0x60, 1]), &[6, 0x60, 1]),
             (EndDatagram::Ping { number: 258, padding: &[7] }, &[2, 0, 0, 0, 0, 0, 0, 1, 2, 7]),
@@ -227,6 +265,11 @@ mod tests {
                 &[9, 1, 2, 3, 4, 0, 7, 8],
             ),
             (EndDatagram::Piece(Piece { id: 5, index: 3, last: true, bytes: &[7] }), &[9, 0, 0, 0, 5, 0x83, 7]),
+            (
+                EndDatagram::Receipt { highest: 515, held_micros: 4_096, window: &[0, 0, 0, 0, 0, 0, 0, 5] },
+                &[7, 0, 0, 0, 0, 0, 0, 2, 3, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 5],
+            ),
+            (EndDatagram::Probe { padding: &[0, 0] }, &[8, 0, 0]),
         ];
         for (datagram, golden) in table {
             assert_eq!(bytes_of(&datagram), golden);
@@ -249,6 +292,10 @@ mod tests {
     fn what_is_too_long_is_refused() {
         let long = [vec![1], vec![0; PACKET_LEN_MAX + 1]].concat();
         assert!(matches!(EndDatagram::decode(&long), Err(DecodeError::TooLong { .. })));
+        let receipt = |window: usize| [vec![7; 13], vec![0; window]].concat();
+        assert!(EndDatagram::decode(&receipt(RECEIPT_WINDOW_MAX)).is_ok());
+        assert!(EndDatagram::decode(&receipt(RECEIPT_WINDOW_MAX + 8)).is_err());
+        assert!(EndDatagram::decode(&receipt(7)).is_err(), "no whole words");
     }
 
     proptest! {

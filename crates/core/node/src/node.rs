@@ -21,6 +21,8 @@ use crate::join_path::JoinRelay;
 use crate::links::Links;
 use crate::pieces::Reassembly;
 use crate::ration::Ration;
+use crate::receipt_path::Arrivals;
+use crate::receipts::Receipts;
 use crate::start::{NodeConfig, Start, StartError};
 use crate::stats::Stats;
 use crate::train::{Pool, Train};
@@ -59,6 +61,11 @@ pub struct Node {
     pub(crate) links: Links,
     pub(crate) ends: Ends,
     pub(crate) egress: Egress,
+    pub(crate) receipts: Receipts,
+    /// Packets that came in one session and are not counted there yet.
+    pub(crate) arrivals: Option<Arrivals>,
+    /// Sealed packets that are to be sent a second time, kept so that no buffer has to be allocated.
+    pub(crate) copies: Vec<u8>,
     pub(crate) pool: Pool,
     pub(crate) coalescer: Coalescer,
     /// What the host's interface takes over.
@@ -116,6 +123,9 @@ impl Node {
             links: Links::default(),
             ends: Ends::default(),
             egress: Egress::default(),
+            receipts: Receipts::default(),
+            arrivals: None,
+            copies: Vec::new(),
             pool: Pool::default(),
             coalescer: Coalescer::default(),
             host_offload: HostOffload::default(),
@@ -221,6 +231,7 @@ impl Node {
             spoke |= self.advance_trust();
             spoke |= self.dial_who_is_due();
             spoke |= self.open_wanted_ends();
+            spoke |= self.advance_receipts();
             while let Some(message) = self.router.poll_transmit() {
                 spoke = true;
                 self.send_routing(message);
@@ -347,6 +358,7 @@ impl Node {
             self.trust.poll_timeout(),
             self.pending.poll_timeout(),
             self.join_relay.poll_timeout(),
+            self.receipts.poll_timeout(),
         ]
         .into_iter()
         .flatten()

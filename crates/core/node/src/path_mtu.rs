@@ -15,6 +15,7 @@ use x0t_overlay::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD};
 use x0t_overlay::{PATH_MTU_BASE, SessionId, TAG_LEN};
 
 use crate::api::Output;
+use crate::data_path::Dispatch;
 use crate::egress::Run;
 use crate::host::Delivery;
 use crate::icmp::{self, IPV6_MTU_MIN};
@@ -80,14 +81,7 @@ impl Node {
     }
 
     /// Seals a datagram that does not pass whole, in pieces. False if there is no way.
-    pub(crate) fn send_in_pieces(
-        &mut self,
-        session: SessionId,
-        dst: NodeId,
-        flow: u32,
-        datagram: &[u8],
-        carries: Carries,
-    ) -> bool {
+    pub(crate) fn send_in_pieces(&mut self, dispatch: Dispatch, datagram: &[u8], carries: Carries) -> bool {
         let Some(split) = Split::new(datagram.len(), carries.datagram - PIECE_FRONT) else {
             self.stats.end_packets_unsealed += 1;
             return true;
@@ -96,7 +90,7 @@ impl Node {
         self.next_piece = id.wrapping_add(1);
         self.stats.packets_sent_in_pieces += 1;
         let run = Run { count: split.count, len: split.len + PIECE_FRONT, last_len: split.last_len + PIECE_FRONT };
-        self.send_run(session, dst, flow, run, |index, out| {
+        self.send_run(dispatch, run, |index, out| {
             let bytes = &datagram[index * split.len..][..out.len() - PIECE_FRONT];
             let piece = Piece { id, index: index as u8, last: index + 1 == split.count, bytes };
             out[..PIECE_FRONT].copy_from_slice(&piece_front(&piece));

@@ -210,6 +210,7 @@ impl Node {
     fn on_session_over(&mut self, session: SessionId, reason: &CloseReason) {
         self.dialer.session_failed(session, self.now);
         self.ends.session_ended(session, self.now);
+        self.receipts.session_ended(session);
         self.join_relay.joiner_left(session);
         if let Some(link) = self.links.session_ended(session) {
             let reason = match reason {

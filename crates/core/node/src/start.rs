@@ -12,10 +12,11 @@ use x0t_overlay::{CertificateDer, EndpointConfig, Provider};
 use x0t_routing::RoutingConfig;
 
 use crate::api::{Record, RecordKind};
+use crate::critical::Rule;
 use crate::trust_path::with_causes;
 
 /// How a node behaves. Defaults suit a server in a wired mesh.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Underlay addresses to keep links to.
     pub peers: Vec<SocketAddr>,
@@ -27,6 +28,21 @@ pub struct NodeConfig {
     pub routing: RoutingConfig,
     /// How the SVID is kept fresh.
     pub rotation: RotationConfig,
+    /// Which flows take two ways at once, at most [`RULES_MAX`](crate::critical::RULES_MAX) rules.
+    pub critical: Vec<Rule>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            peers: Vec::new(),
+            advertised: Vec::new(),
+            endpoint: EndpointConfig::default(),
+            routing: RoutingConfig::default(),
+            rotation: RotationConfig::default(),
+            critical: vec![Rule::EXPEDITED],
+        }
+    }
 }
 
 /// The cryptographic seam: everything that draws randomness of its own or costs a signature. The simulator fills it with what

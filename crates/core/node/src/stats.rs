@@ -21,6 +21,18 @@ pub struct Stats {
     pub packets_unroutable: u64,
     /// Packets a link session could not seal.
     pub packets_unsealed: u64,
+    /// Packets sent a second time, by another way.
+    pub copies_sent: u64,
+    /// Reports on what arrived, made.
+    pub receipts_sent: u64,
+    /// Reports on what arrived, received.
+    pub receipts_received: u64,
+    /// Questions whether a way delivers.
+    pub probes_sent: u64,
+    /// Ways found to deliver nothing although their links live.
+    pub ways_suspected: u64,
+    /// Ways found to lose packets, and demoted.
+    pub ways_demoted: u64,
     /// Packets an end-to-end session could not seal.
     pub end_packets_unsealed: u64,
     /// Packets whose hops ran out.

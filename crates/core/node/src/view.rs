@@ -109,6 +109,15 @@ pub struct SuccessorView {
     pub metric_us: u32,
     /// Whether the link to it can carry traffic now.
     pub usable: bool,
+    /// Its share of the flows beside the weights of the others; 0 if no flow starts with it.
+    #[serde(default)]
+    pub weight: u8,
+    /// How often its cost counts double at present, because it was found to lose packets.
+    #[serde(default)]
+    pub demoted: u8,
+    /// Whether nothing seems to arrive by it.
+    #[serde(default)]
+    pub suspect: bool,
 }
 
 /// A session.

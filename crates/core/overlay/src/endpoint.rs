@@ -16,7 +16,7 @@ use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD};
 use crate::path_mtu::PathMtu;
 use crate::session::Session;
 use crate::{
-    Carrier, CloseReason, ConnectError, Credentials, EndpointConfig, Event, HopHeader, Offer, Provider, Purpose,
+    Carrier, CloseReason, ConnectError, Credentials, EndpointConfig, Event, HopHeader, Offer, Provider, Purpose, Seen,
     SendError, SessionId, SessionInfo, Stats, TAG_LEN, Transmit, VerifyPeer, close_code,
 };
 
@@ -490,6 +490,11 @@ impl Endpoint {
     /// What there is to know about a session.
     pub fn info(&self, session: SessionId) -> Option<SessionInfo> {
         self.get(session).map(Session::info)
+    }
+
+    /// Which of the newest packets of an established session have come; none if it is not, or nothing has.
+    pub fn seen(&self, session: SessionId) -> Option<Seen> {
+        self.get(session)?.traffic.as_ref()?.seen()
     }
 
     /// All sessions that are not over, established or not.

@@ -13,7 +13,7 @@ pub struct HopHeader {
     pub ttl: u8,
     /// What the payload is.
     pub kind: PayloadKind,
-    /// Bits for relays; none has a meaning in this version, and all are carried on unchanged.
+    /// Bits for relays: [`Self::TWIN`] and [`Self::SECOND`]. All are carried on unchanged, also those without a meaning.
     pub flags: u8,
     /// Hash of the inner flow, so that relays spread flows and keep each in order.
     pub flow: u32,
@@ -48,6 +48,10 @@ impl PayloadKind {
 impl HopHeader {
     /// Bytes in plain.
     pub const LEN: usize = 40;
+    /// Flag: the payload travels twice, by two ways that relays should keep apart.
+    pub const TWIN: u8 = 1;
+    /// Flag, with [`Self::TWIN`]: this is the second of the two.
+    pub const SECOND: u8 = 2;
 
     /// As sealed.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {

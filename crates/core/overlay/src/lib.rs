@@ -69,6 +69,7 @@ pub use provider::{
     Credentials, Handshake, HandshakeError, KeyChange, KeyError, KeyPair, NextKeys, Offer, PacketKey, Provider,
     TAG_LEN, VerifyPeer,
 };
+pub use replay::Seen;
 pub use stats::Stats;
 
 /// The containers that certificates and keys travel in, so that callers need no version of their own.

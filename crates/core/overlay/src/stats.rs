@@ -21,8 +21,10 @@ pub struct Stats {
     pub wrong_carrier: u64,
     /// Dropped: did not open, or an initial packet's checksum is wrong.
     pub forged: u64,
-    /// Dropped: seen before, or older than the replay window.
+    /// Dropped: seen before. The second copy of what was sent two ways is among them.
     pub replayed: u64,
+    /// Dropped: older than the replay window.
+    pub too_old: u64,
     /// Dropped: sealed in a key epoch that is over or not begun.
     pub unknown_epoch: u64,
     /// Dropped: came before it could be opened.

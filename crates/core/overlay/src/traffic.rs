@@ -9,7 +9,7 @@ use crate::epochs::{Epochs, OpenError, RekeyPolicy};
 use crate::frame::{self, Ack, DATAGRAM_OVERHEAD, Frame, STREAM_OVERHEAD};
 use crate::packet::{FORWARD_OVERHEAD, PROTECTED_HEADER_LEN, PROTECTED_OVERHEAD, ProtectedHeader};
 use crate::path_mtu::PathMtu;
-use crate::replay::ReplayWindow;
+use crate::replay::{ReplayWindow, Seen};
 use crate::rtt::RoundTrip;
 use crate::stream::{
     MESSAGE_LEN_MAX, MESSAGE_PREFIX, MessageReader, ReceiveStream, STREAM_WINDOW, SendStream, ViolationError,
@@ -28,6 +28,8 @@ const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(50);
 pub(crate) enum OpenFailure {
     /// Seen before.
     Replayed,
+    /// Older than the replay window knows.
+    TooOld,
     /// Not opened.
     Unopened(OpenError),
 }
@@ -147,12 +149,18 @@ impl Traffic {
         now: Instant,
     ) -> Result<(usize, bool), OpenFailure> {
         if !self.window.is_fresh(header.pn) {
-            return Err(OpenFailure::Replayed);
+            let too_old = self.window.is_too_old(header.pn);
+            return Err(if too_old { OpenFailure::TooOld } else { OpenFailure::Replayed });
         }
         let len = self.epochs.open(header.epoch, header.pn, aad, sealed, now).map_err(OpenFailure::Unopened)?;
         let newest = self.window.is_newest(header.pn);
         self.window.insert(header.pn);
         Ok((len, newest))
+    }
+
+    /// Which of the peer's newest packets have come.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        self.window.recent()
     }
 
     /// Does what the frames of packet `pn` say.

@@ -94,7 +94,8 @@ pub struct RoutingConfig {
     pub hop_penalty: Duration,
     /// Least improvement that moves the primary successor to another neighbour. The larger of this and a fifth.
     pub switch_margin: Duration,
-    /// Spread flows over the successors that cost at most twice the best. Off: everything follows the primary.
+    /// Spread flows over the successors that cost at most twice the best, by the inverse of their cost. Off: everything
+    /// follows the primary. See the design page on multipath for what either costs.
     pub spread_flows: bool,
     /// What a link can carry in one packet unless `link_mtu` says otherwise: what passes everywhere (RFC 9000, 14).
     pub mtu: u16,

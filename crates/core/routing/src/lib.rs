@@ -50,6 +50,6 @@ mod view;
 pub use config::{Role, RoutingConfig};
 pub use feasibility::{Potential, Seqno};
 pub use neighbor::{LinkId, Standing};
-pub use router::{DeathReason, Event, LinkDownReason, NextHop, ProofTooLong, Router, Successor, Transmit};
+pub use router::{DeathReason, Event, Hops, LinkDownReason, NextHop, ProofTooLong, Router, Successor, Transmit, Twin};
 pub use stats::Stats;
 pub use view::{LinkView, OriginView, RoutingView, SuccessorView};

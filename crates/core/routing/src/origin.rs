@@ -11,8 +11,12 @@ use crate::message::{AnchorStatement, Ogm, Withdrawal, lifetime_to_wire};
 use crate::metric::smooth;
 use crate::neighbor::{Links, Standing};
 
+mod doubt;
 mod selection;
+pub(crate) mod share;
 mod table;
+
+use doubt::Doubt;
 
 pub(crate) use selection::Outcome;
 pub(crate) use table::Origins;
@@ -38,6 +42,10 @@ pub(crate) struct Candidate {
     /// How its link stood and what the way cost when the origin was last reconsidered.
     pub standing: Standing,
     pub total: Metric,
+    /// What was measured end to end by it.
+    pub doubt: Doubt,
+    /// Doublings of the cost that count at present.
+    pub level: u8,
 }
 
 /// What this node advertises.
@@ -50,10 +58,11 @@ pub(crate) struct Offer {
     pub bloom: u64,
 }
 
-/// Slots of the neighbours that carry, primary first.
+/// Slots of the neighbours that carry, primary first, and how flows are spread over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Successors {
     slots: [u32; SUCCESSORS_MAX],
+    weights: [u8; SUCCESSORS_MAX],
     len: u8,
 }
 
@@ -67,6 +76,29 @@ impl Successors {
             *free = slot;
             self.len += 1;
         }
+    }
+
+    /// The weight of the neighbour at `slot`; 0 if no flow starts with it.
+    pub(crate) fn weight(&self, slot: u32) -> u8 {
+        self.as_slice().iter().position(|known| *known == slot).map_or(0, |place| self.weights[place])
+    }
+}
+
+/// A few packets still go to a way that was just left, beside the one taken instead: if the suspicion was wrong, nothing was
+/// late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hedge {
+    pub slot: u32,
+    /// How many more packets are sent twice.
+    pub left: u32,
+}
+
+impl Hedge {
+    /// Packets sent twice after a suspicion.
+    const PACKETS: u32 = 32;
+
+    pub(crate) const fn new(slot: u32) -> Self {
+        Self { slot, left: Self::PACKETS }
     }
 }
 
@@ -98,6 +130,7 @@ pub(crate) struct Origin {
     pub offer: Option<Offer>,
     pub candidates: Vec<Candidate>,
     pub successors: Successors,
+    pub hedge: Option<Hedge>,
     pub flags: u8,
     pub lifetime: Duration,
     /// The longest lifetime that was ever granted: offers that came of it may still be about.
@@ -144,6 +177,7 @@ impl Origin {
             offer: None,
             candidates: Vec::new(),
             successors: Successors::default(),
+            hedge: None,
             flags: 0,
             lifetime: config.route_lifetime_min,
             longest_lifetime: config.route_lifetime_min,
@@ -257,8 +291,11 @@ impl Origin {
             updated: now,
             standing: Standing::Down,
             total,
+            doubt: Doubt::default(),
+            level: 0,
         };
         if let Some(old) = known.and_then(|index| self.candidates.get_mut(index)) {
+            candidate.doubt = old.doubt;
             if old.metric.is_finite() {
                 candidate.smoothed = smooth(old.smoothed, total, now.since(old.updated));
             }
@@ -322,10 +359,21 @@ impl Origin {
     }
 
     /// When this origin has to be looked at.
-    pub(crate) fn deadline(&self, config: &RoutingConfig) -> Instant {
+    pub(crate) fn deadline(&self, config: &RoutingConfig, now: Instant) -> Instant {
         let end = if self.expired { self.forgotten_at(config) } else { self.expires };
         let retry = self.request.next_at.filter(|_| self.request.tries > 0);
-        [self.adopt_at, retry].into_iter().flatten().fold(end, Instant::min)
+        let fades = self.candidates.iter().filter(|c| c.level > 0).filter_map(|c| c.doubt.fades_at(now)).min();
+        [self.adopt_at, retry, fades].into_iter().flatten().fold(end, Instant::min)
+    }
+
+    /// What the neighbour at `slot` offers.
+    pub(crate) fn candidate(&self, slot: u32) -> Option<&Candidate> {
+        self.candidates.iter().find(|candidate| candidate.slot == slot)
+    }
+
+    /// Hops to the origin by the neighbour at `slot`, its own not counted.
+    pub(crate) fn hops_by(&self, slot: u32) -> Option<u8> {
+        self.candidate(slot).map(|candidate| candidate.hops)
     }
 
     /// Whether somebody asked for it lately.

@@ -87,6 +87,14 @@ stats! {
     loop_averted,
     /// Packets sent to a neighbour other than the primary.
     rerouted,
+    /// Packets of critical flows sent over two ways.
+    duplicated,
+    /// Packets sent another way and, besides, over the one that had become suspect.
+    hedged,
+    /// Ways found to deliver nothing.
+    ways_suspected,
+    /// Ways found to lose packets.
+    ways_demoted,
     /// Packets sent over a suspect link for lack of another.
     last_resort,
     /// Packets without a next hop.

@@ -5,6 +5,7 @@ use x0t_model::{Instant, Metric, NodeId};
 
 use crate::feasibility::{Potential, Seqno};
 use crate::neighbor::{LinkId, Standing};
+use crate::origin::Origin;
 use crate::{Role, Router, Stats};
 
 /// Everything at one moment.
@@ -77,6 +78,12 @@ pub struct SuccessorView {
     pub peer: NodeId,
     /// What the way costs.
     pub metric: Metric,
+    /// Its share of the flows beside the weights of the others; 0 if no flow starts with it.
+    pub weight: u8,
+    /// How often its cost counts double, because it was found to lose packets.
+    pub demoted: u8,
+    /// Nothing seems to arrive by it.
+    pub suspect: bool,
 }
 
 impl Router {
@@ -118,12 +125,25 @@ impl Router {
                 advertised: origin.offer.map(|offer| offer.metric),
                 hops: primary.map(|candidate| candidate.hops + 1),
                 path_mtu: self.path_mtu(origin.id),
-                successors: self
-                    .successors(origin.id)
-                    .map(|s| SuccessorView { link: s.link, peer: s.peer, metric: s.metric })
-                    .collect(),
+                successors: self.successor_views(origin).collect(),
                 candidates: origin.candidates.iter().filter(|candidate| candidate.metric.is_finite()).count(),
             }
+        })
+    }
+
+    fn successor_views(&self, origin: &Origin) -> impl Iterator<Item = SuccessorView> {
+        let successors = &origin.successors;
+        successors.as_slice().iter().enumerate().filter_map(|(place, slot)| {
+            let (link, candidate) = (self.links.get(*slot)?, origin.candidate(*slot)?);
+            let alone = u8::from(place == 0);
+            Some(SuccessorView {
+                link: link.id,
+                peer: link.peer,
+                metric: candidate.metric + link.cost,
+                weight: if self.config.spread_flows { successors.weight(*slot) } else { alone },
+                demoted: candidate.level,
+                suspect: candidate.doubt.suspect,
+            })
         })
     }
 }

@@ -51,7 +51,14 @@ fn peer(name: &str, state: &str, rtt_us: Option<u32>) -> PeerView {
 }
 
 fn route(name: &str, hops: u8, via: &[(&str, u32, bool)]) -> RouteView {
-    let successor = |&(via, metric_us, usable)| SuccessorView { via: node(via), metric_us, usable };
+    let successor = |&(via, metric_us, usable)| SuccessorView {
+        via: node(via),
+        metric_us,
+        usable,
+        weight: 1,
+        demoted: 0,
+        suspect: false,
+    };
     RouteView {
         node_id: node(name),
         spiffe_id: Some(id(name)),
@@ -191,7 +198,7 @@ fn every_field_that_scripts_see_is_documented() {
         serde_json::to_value(alpha()).unwrap(),
         serde_json::to_value(peer("beta", "up", None)).unwrap(),
         serde_json::to_value(route("beta", 1, &[("beta", 400, true)])).unwrap(),
-        serde_json::to_value(SuccessorView { via: node("beta"), metric_us: 1, usable: true }).unwrap(),
+        serde_json::to_value(&route("beta", 1, &[("beta", 400, true)]).successors[0]).unwrap(),
         serde_json::to_value(session).unwrap(),
         serde_json::to_value(hop).unwrap(),
     ];

@@ -127,6 +127,7 @@ impl Endpoint {
     fn on_unopened(&mut self, index: u32, failure: OpenFailure) {
         match failure {
             OpenFailure::Replayed => self.stats.replayed += 1,
+            OpenFailure::TooOld => self.stats.too_old += 1,
             OpenFailure::Unopened(OpenError::UnknownEpoch) => self.stats.unknown_epoch += 1,
             OpenFailure::Unopened(error) => {
                 self.stats.forged += 1;

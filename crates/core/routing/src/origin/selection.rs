@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 
 use x0t_model::{Instant, Metric};
 
-use super::{Candidate, Offer, Origin, SUCCESSORS_MAX, Successors};
+use super::doubt::weigh;
+use super::{Candidate, Offer, Origin, SUCCESSORS_MAX, Successors, share};
 use crate::RoutingConfig;
 use crate::feasibility::Seqno;
 use crate::metric::{is_news, is_worth_switching};
@@ -34,6 +35,7 @@ impl Origin {
             let link = links.get(candidate.slot);
             candidate.standing = link.map_or(Standing::Down, |link| link.standing);
             candidate.total = link.map_or(Metric::INFINITE, |link| candidate.metric + link.cost);
+            candidate.level = candidate.doubt.level_at(now);
         }
         let before = self.successors.as_slice().first().copied();
         let mut outcome = Outcome { adopted: self.adopt_if_time(config, now), ..Outcome::default() };
@@ -53,7 +55,7 @@ impl Origin {
                 outcome.starved = !self.expired && self.potential.seqno != Seqno::NONE;
             }
         }
-        self.choose_successors(primary);
+        self.choose_successors(primary, config);
         outcome.rerouted = before != self.successors.as_slice().first().copied();
         outcome
     }
@@ -98,28 +100,33 @@ impl Origin {
         true
     }
 
-    /// The nearest feasible neighbour of the best standing, unless the present primary is nearly as near.
+    /// The nearest feasible neighbour of the best rank, unless the present primary is nearly as near.
     fn pick_primary(&self, config: &RoutingConfig) -> Option<usize> {
         let incumbent = self.successors.as_slice().first();
-        let mut best: Option<(Standing, Metric, usize)> = None;
+        let mut best: Option<(u8, Metric, usize)> = None;
         let mut present = None;
         for (index, candidate) in self.candidates.iter().enumerate() {
             if candidate.standing == Standing::Down || !self.potential.admits(candidate.seqno, candidate.metric) {
                 continue;
             }
-            let rank = (candidate.standing, candidate.total, index);
-            if best.is_none_or(|best| rank < best) {
-                best = Some(rank);
+            let order = (candidate.rank(), candidate.weighed(), index);
+            if best.is_none_or(|best| order < best) {
+                best = Some(order);
             }
             if Some(&candidate.slot) == incumbent {
-                present = Some(rank);
+                present = Some(order);
             }
         }
-        let (standing, metric, index) = best?;
-        if let Some((present_standing, present_metric, present_index)) = present
-            && present_standing == standing
+        let (rank, metric, index) = best?;
+        if let Some((present_rank, present_metric, present_index)) = present
+            && present_rank == rank
+            // Who was demoted is not held on to.
+            && self.candidates[present_index].level <= self.candidates[index].level
         {
-            let smoothed = |index: usize| self.candidates[index].smoothed;
+            let smoothed = |index: usize| {
+                let candidate = &self.candidates[index];
+                weigh(candidate.smoothed, candidate.level)
+            };
             let (old, new) = ((present_metric, smoothed(present_index)), (metric, smoothed(index)));
             if !is_worth_switching(old, new, config.switch_margin) {
                 return Some(present_index);
@@ -171,11 +178,11 @@ impl Origin {
 
     /// The primary, then those that share the fewest relays with who was chosen before them. One that costs more than twice
     /// the best is taken only if no other is there.
-    fn choose_successors(&mut self, primary: Option<usize>) {
-        self.successors = Successors::default();
+    fn choose_successors(&mut self, primary: Option<usize>, config: &RoutingConfig) {
+        let before = std::mem::take(&mut self.successors);
         let Some(primary) = primary else { return };
         let first = &self.candidates[primary];
-        let twice = first.total + first.total;
+        let twice = first.weighed() + first.weighed();
         let mut chosen = Successors::default();
         chosen.push(first.slot);
         let mut used = first.bloom;
@@ -183,13 +190,32 @@ impl Origin {
             let next = self
                 .feasible()
                 .filter(|c| c.standing < Standing::Down && !chosen.as_slice().contains(&c.slot))
-                .map(|c| (backup_rank(c, twice, used), c))
+                .map(|c| (backup_rank(c, twice, used, before.as_slice().contains(&c.slot)), c))
                 .min_by_key(|(rank, _)| *rank);
             let Some((_, next)) = next else { break };
             used |= next.bloom;
             chosen.push(next.slot);
         }
+        if config.spread_flows {
+            chosen.weights = self.weigh_successors(&chosen, &before);
+        }
         self.successors = chosen;
+    }
+
+    /// How flows are spread: by the inverse of what each way costs, over those of the primary's rank.
+    fn weigh_successors(&self, chosen: &Successors, before: &Successors) -> [u8; SUCCESSORS_MAX] {
+        let mut weights = [0; SUCCESSORS_MAX];
+        let of = |slot: u32| self.candidates.iter().find(|candidate| candidate.slot == slot);
+        let ways = || chosen.as_slice().iter().map(|slot| of(*slot));
+        let Some(primary) = ways().flatten().next() else { return weights };
+        let equals = || ways().flatten().filter(|way| way.rank() == primary.rank());
+        let best = equals().map(Candidate::weighed).min().unwrap_or(primary.weighed());
+        for (weight, way) in weights.iter_mut().zip(ways()) {
+            if let Some(way) = way.filter(|way| way.rank() == primary.rank()) {
+                *weight = share::weight(way.weighed(), best, before.weight(way.slot));
+            }
+        }
+        weights
     }
 
     /// Whom to ask for a newer announcement: neighbours who have a way that is merely not feasible, nearest first.
@@ -207,13 +233,29 @@ impl Origin {
     }
 }
 
-/// Smaller is better: standing, then whether the cost is bearable, then shared relays, then cost. One number, because this is
-/// compared for every record received.
-fn backup_rank(candidate: &Candidate, bearable: Metric, used: u64) -> u64 {
+impl Candidate {
+    /// Smaller is better. A way by which nothing seems to arrive comes after every other usable one, and before a silent link.
+    pub(crate) const fn rank(&self) -> u8 {
+        match self.standing {
+            Standing::Good if !self.doubt.suspect => 0,
+            Standing::HeldDown if !self.doubt.suspect => 1,
+            Standing::Good | Standing::HeldDown => 2,
+            Standing::Suspect => 3,
+            Standing::Down => 4,
+        }
+    }
+
+    /// What the way counts as: its cost, doubled for every demotion that has not faded.
+    pub(crate) fn weighed(&self) -> Metric {
+        weigh(self.total, self.level)
+    }
+}
+
+/// Smaller is better: rank, then whether the cost is bearable, then shared relays, then cost, where who already carries is
+/// held for a fifth cheaper so that equals do not take turns. One number, because this is compared for every record received.
+fn backup_rank(candidate: &Candidate, bearable: Metric, used: u64, carries: bool) -> u64 {
     let shared = (candidate.bloom & used).count_ones();
-    let dear = candidate.total > bearable;
-    (candidate.standing as u64) << 40
-        | u64::from(dear) << 39
-        | u64::from(shared) << 32
-        | u64::from(candidate.total.as_micros())
+    let weighed = candidate.weighed();
+    let cost = weighed.as_micros() - if carries { weighed.as_micros() / 5 } else { 0 };
+    u64::from(candidate.rank()) << 40 | u64::from(weighed > bearable) << 39 | u64::from(shared) << 32 | u64::from(cost)
 }

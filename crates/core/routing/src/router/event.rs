@@ -33,6 +33,24 @@ pub enum NextHop {
     },
 }
 
+/// Who carries a packet of this node next, and who carries a copy of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hops {
+    /// Who carries it.
+    pub first: NextHop,
+    /// Who carries the copy, if there is one.
+    pub copy: Option<LinkId>,
+}
+
+/// Which of the two copies of a critical packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// The one that took the first way.
+    First,
+    /// The one that took the other way.
+    Second,
+}
+
 /// One neighbour that carries for a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Successor {

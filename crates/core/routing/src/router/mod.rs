@@ -15,6 +15,7 @@ use crate::timers::{Timer, Timers};
 use crate::{RoutingConfig, Stats};
 
 mod anchors;
+mod doubts;
 mod event;
 mod forwarding;
 mod links;
@@ -23,7 +24,7 @@ mod outbox;
 mod own;
 mod requests;
 
-pub use event::{DeathReason, Event, LinkDownReason, NextHop, ProofTooLong, Successor, Transmit};
+pub use event::{DeathReason, Event, Hops, LinkDownReason, NextHop, ProofTooLong, Successor, Transmit, Twin};
 
 use anchors::Anchors;
 use outbox::Outbox;

@@ -120,7 +120,7 @@ impl Router {
         if !outcome.starved {
             origin.request.tries = 0;
         }
-        let deadline = origin.deadline(&self.config);
+        let deadline = origin.deadline(&self.config, now);
         self.timers.arm(Timer::Origin(index), &mut origin.armed, deadline);
         if outcome.starved {
             self.request_newer(index, now);

@@ -121,7 +121,7 @@ impl Router {
         let first = origin.request.tries == 0;
         origin.request.tries += 1;
         origin.hurry_until = now + HURRY;
-        let deadline = origin.deadline(&self.config);
+        let deadline = origin.deadline(&self.config, now);
         self.timers.arm(Timer::Origin(index), &mut origin.armed, deadline);
         if !self.request_bucket.take(now) {
             self.stats.rate_limited += 1;

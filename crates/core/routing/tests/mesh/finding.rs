@@ -84,7 +84,11 @@ fn flows_spread_over_near_equal_paths_and_each_keeps_to_one() {
         assert_eq!(net.router("A").next_hop(id("D"), flow, None), first);
         *used.entry(format!("{first:?}")).or_insert(0) += 1;
     }
-    assert_eq!(used.values().copied().collect::<Vec<i32>>(), [50, 50], "the 40 ms way carries nothing: {used:?}");
+    let used: Vec<i32> = used.into_values().collect();
+    assert!(
+        used.len() == 2 && used.iter().all(|flows| (35..=65).contains(flows)),
+        "the 40 ms way carries nothing: {used:?}"
+    );
 }
 
 #[test]

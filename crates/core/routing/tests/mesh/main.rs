@@ -8,3 +8,4 @@ mod invariant;
 mod life;
 mod net;
 mod path_mtu;
+mod ways;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use x0t_model::TrustDomain;
 use x0t_netstack::spec::{Exposure, Forward};
+use x0t_node::critical::Rule;
 
 use crate::tun::TunMode;
 
@@ -49,6 +50,12 @@ pub struct MeshFile {
     /// Where SOCKS5 is served; `null` for nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socks: Option<SocketAddr>,
+    /// Which flows take two disjoint ways at once: `tcp/PORT`, `udp/PORT` or `dscp/N`.
+    #[serde(default = "default_critical")]
+    pub critical: Vec<Rule>,
+    /// Whether flows are spread over several ways that cost about the same. Off: all follow the best one.
+    #[serde(default)]
+    pub spread_flows: bool,
 }
 
 impl MeshFile {
@@ -81,8 +88,14 @@ impl MeshFile {
             forwards: Vec::new(),
             exposed: Vec::new(),
             socks: None,
+            critical: default_critical(),
+            spread_flows: false,
         }
     }
+}
+
+fn default_critical() -> Vec<Rule> {
+    vec![Rule::EXPEDITED]
 }
 
 fn default_tun_name() -> String {

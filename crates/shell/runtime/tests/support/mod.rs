@@ -170,11 +170,12 @@ pub fn sample_view() -> View {
         heard_ms_ago: 12,
         interface: 3,
     };
+    let successor = |via| SuccessorView { via, metric_us: 1_800, usable: true, weight: 1, demoted: 0, suspect: false };
     let route = |name: &str, via: &[&str]| RouteView {
         node_id: node_id(name),
         spiffe_id: Some(spiffe_id(name)),
         overlay_address: overlay_address(&trust_domain(), node_id(name)),
-        successors: via.iter().map(|via| SuccessorView { via: node_id(via), metric_us: 1_800, usable: true }).collect(),
+        successors: via.iter().map(|via| successor(node_id(via))).collect(),
         hops: via.first().map(|via| if *via == name { 1 } else { 2 }),
         packet_mtu: Some(1348),
         sequence: (1, 7),

@@ -166,7 +166,8 @@ impl PathMtu {
         let was_idle = now >= self.active_until;
         self.active_until = now + ACTIVE_FOR;
         let Awaiting::Turn { confirm_at } = &mut self.state else { return false };
-        let due = self.confirmed_at + CONFIRM_ACTIVE;
+        // Never in the past: who finds a deadline long overdue takes it that this process did not run.
+        let due = (self.confirmed_at + CONFIRM_ACTIVE).max(now);
         let sooner = was_idle && self.confirmed > BASE && due < *confirm_at;
         if sooner {
             *confirm_at = due;

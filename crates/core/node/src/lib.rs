@@ -50,7 +50,6 @@ pub use drive::Drive;
 pub use host::{Delivery, HostOffload, HostPacket, Offload, PartialChecksum, Segments, Transport};
 pub use message::PACKET_LEN_MAX;
 pub use node::Node;
-pub use path_mtu::PACKET_OVERHEAD;
 pub use start::{Crypto, NodeConfig, Signatures, Start, StartError, VerifyAfresh, stored_authorities};
 pub use stats::Stats;
 pub use train::{TRAIN_BYTES, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, Train};

@@ -7,8 +7,8 @@ use x0t_model::{Instant, UnixTime};
 use x0t_overlay::{Carrier, Purpose};
 use x0t_routing::{LinkView, OriginView, Standing};
 
+use crate::data_path::ENCAPSULATION;
 use crate::node::Node;
-use crate::path_mtu::PACKET_OVERHEAD;
 use crate::view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, View};
 
 impl Node {
@@ -93,7 +93,7 @@ impl Node {
                 overlay_address: self.prefix.address(origin.dst),
                 successors: successors.collect(),
                 hops: origin.hops,
-                packet_mtu: origin.path_mtu.map(|mtu| usize::from(mtu).saturating_sub(PACKET_OVERHEAD)),
+                packet_mtu: origin.path_mtu.map(|mtu| usize::from(mtu).saturating_sub(ENCAPSULATION)),
                 sequence: (origin.potential.seqno.epoch, origin.potential.seqno.seq),
                 feasible_distance_us: distance.is_finite().then(|| distance.as_micros()),
             }

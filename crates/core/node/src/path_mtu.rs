@@ -25,9 +25,7 @@ use crate::pieces::{Piece, Split};
 
 /// What a datagram of an end-to-end session costs on its way. A neighbour is reached without the hop header, but relays may take over
 /// at any moment, and sizes should not change with them.
-pub const DATAGRAM_OVERHEAD: usize = FORWARD_OVERHEAD + DATAGRAM_FRONT + TAG_LEN;
-/// What an IPv6 packet costs: the same and the byte that says what it is.
-pub const PACKET_OVERHEAD: usize = DATAGRAM_OVERHEAD + 1;
+const DATAGRAM_OVERHEAD: usize = FORWARD_OVERHEAD + DATAGRAM_FRONT + TAG_LEN;
 
 /// For so long a size must not have changed before hosts are told of it: about what it takes a link to find its size anew.
 const SETTLING: Duration = Duration::from_millis(1_500);
@@ -135,10 +133,11 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data_path::ENCAPSULATION;
 
     #[test]
     fn a_packet_costs_104_bytes_and_what_ipv6_entitles_to_pass_is_never_too_big() {
-        assert_eq!(PACKET_OVERHEAD, 104);
+        assert_eq!((ENCAPSULATION, DATAGRAM_OVERHEAD), (104, 103));
         // MTU 1280, 1400, 1500 and 9000 under IPv6.
         for (mtu, packet, too_big) in [(1232, 1128, 1281), (1352, 1248, 1281), (1452, 1348, 1349), (8952, 8848, 8849)] {
             let carries = Carries { datagram: mtu - DATAGRAM_OVERHEAD, settled: true };

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
-use x0t_node::PACKET_OVERHEAD;
+use x0t_node::ENCAPSULATION;
 
 /// What an interface into the mesh may be set to: no IPv6 link is thinner (RFC 8200, 5), and an Ethernet jumbo frame holds no more,
 /// with all headers around it.
@@ -17,7 +17,7 @@ const UNDERLAY_OVERHEAD: u32 = 40 + 8;
 /// out for each, so the largest is the right one: smaller paths announce themselves.
 pub(super) fn suitable(links: &[LinkMessage]) -> u16 {
     let underlay = links.iter().filter(|link| is_underlay(link)).filter_map(mtu_of).max().unwrap_or(ETHERNET_MTU);
-    let inner = underlay.saturating_sub(UNDERLAY_OVERHEAD).saturating_sub(PACKET_OVERHEAD as u32);
+    let inner = underlay.saturating_sub(UNDERLAY_OVERHEAD).saturating_sub(ENCAPSULATION as u32);
     u16::try_from(inner).unwrap_or(u16::MAX).clamp(*MTU_RANGE.start(), *MTU_RANGE.end())
 }
 

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use x0t_netstack::spec::{Forward, Local};
 
 use super::Context;
@@ -46,7 +47,8 @@ pub async fn run(context: &Context, args: ForwardArgs) -> anyhow::Result<Exit> {
 
 /// Holds a forward until interrupted.
 async fn hold(context: &Context, forward: &Forward) -> anyhow::Result<Exit> {
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    // Heard from here on, also between two waits: Ctrl-C right after the first line is a clean end too.
+    let mut interrupted = signal(SignalKind::interrupt())?;
     let mut lease = context.client().forward(forward).await?;
     let (local, to) = (Local { listen: lease.listen(), ..forward.local() }, forward.to.to_string());
     context.out.item(&Item::Listening { listen: lease.listen(), to: &to }, |_| format!("{local} -> {to}"))?;
@@ -54,7 +56,7 @@ async fn hold(context: &Context, forward: &Forward) -> anyhow::Result<Exit> {
     loop {
         let failure = tokio::select! {
             failure = lease.next() => failure.ok_or_else(Client::stopped)?.map_err(|_| Client::stopped())?,
-            _ = &mut interrupted => return Ok(Exit::Ok),
+            _ = interrupted.recv() => return Ok(Exit::Ok),
         };
         let (from, reason) = (failure.from, failure.reason);
         if context.out.is_json() {

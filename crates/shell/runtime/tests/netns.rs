@@ -208,7 +208,7 @@ fn tun_config(offload: bool) -> TunConfig {
         name: "xrt0".to_owned(),
         address: prefix.address(me),
         network: (prefix.network(), OverlayPrefix::BITS),
-        mtu: None,
+        mtu: Some(1280),
         offload,
     }
 }

@@ -10,7 +10,8 @@ use x0t_sim::{Network, Terms};
 
 use super::{SECOND, assert_ping, counter, reach, settled, standing};
 
-const DIAMOND: &str = "A-R1:1 R1-B:1 A-R2:2 R2-B:2";
+/// No two ways cost nearly the same, so that none changes places with another by itself.
+const DIAMOND: &str = "A-R1:1 R1-B:1 A-R2:2 R2-B:6";
 
 fn abroad() -> SocketAddr {
     "203.0.113.9:999".parse().unwrap()

@@ -12,6 +12,7 @@ mod metric;
 mod node_id;
 mod spiffe_id;
 mod time;
+mod underlay;
 
 pub use address::{OverlayPrefix, overlay_address};
 pub use codec::{DecodeError, Reader, Writer};
@@ -20,3 +21,4 @@ pub use metric::Metric;
 pub use node_id::{NodeId, ParseNodeIdError};
 pub use spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use time::{Instant, UnixTime};
+pub use underlay::Underlay;

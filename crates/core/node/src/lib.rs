@@ -14,11 +14,13 @@
 //! simulated is what ships.
 
 mod api;
+pub mod beacon;
 mod coalesce;
 mod commands;
 pub mod critical;
 mod data_path;
 mod dialer;
+pub mod discovery;
 mod drive;
 mod egress;
 mod ends;
@@ -33,6 +35,7 @@ mod node;
 pub mod packet;
 mod path_mtu;
 pub mod pieces;
+pub mod punch;
 mod ration;
 mod receipt_path;
 pub mod receipts;

@@ -217,7 +217,7 @@ fn whole_words(bytes: &[u8]) -> Result<&[u8], DecodeError> {
     Ok(bytes)
 }
 
-fn encode_address<'w, 'o>(writer: &'w mut Writer<'o>, address: SocketAddr) -> &'w mut Writer<'o> {
+pub(crate) fn encode_address<'w, 'o>(writer: &'w mut Writer<'o>, address: SocketAddr) -> &'w mut Writer<'o> {
     match address.ip() {
         IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
         IpAddr::V6(ip) => writer.u8(6).bytes(&ip.octets()),
@@ -225,7 +225,7 @@ fn encode_address<'w, 'o>(writer: &'w mut Writer<'o>, address: SocketAddr) -> &'
     writer.u16(address.port())
 }
 
-fn decode_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
+pub(crate) fn decode_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
     let ip = match reader.u8()? {
         4 => IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?)),
         6 => IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?)),

@@ -20,6 +20,7 @@
 pub mod admin_client;
 pub mod clock;
 pub mod daemon;
+pub mod discovery;
 pub mod event_loop;
 pub mod handle;
 pub mod http;
@@ -28,6 +29,7 @@ pub mod link_events;
 pub mod metrics;
 pub mod news;
 pub mod state_dir;
+pub mod tls_transport;
 pub mod topology;
 pub mod tun;
 pub mod udp;

@@ -14,7 +14,7 @@ use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
 use crate::demo::DemoArgs;
 
 pub use environment::{default_state_dir, no_color};
-pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, SocksSetting, TunSetting};
+pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, Optional, PeerAddress, SocksSetting, TunSetting};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
 /// A test holds this list against the commands that exist.
@@ -189,6 +189,15 @@ pub enum Action {
     Version,
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
 /// Settings of the node. Given to `up` and `join` they are kept.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Node")]
@@ -199,9 +208,21 @@ pub struct NodeArgs {
     /// Address at which others reach this node; may be repeated [default: those of its interfaces].
     #[arg(long, env = "X0T_ADVERTISE", value_name = "ADDR", value_delimiter = ',')]
     pub advertise: Vec<Endpoint>,
-    /// Underlay address to keep a link to; may be repeated.
+    /// Underlay address to keep a link to, `tls://HOST:PORT` for TLS only; may be repeated.
     #[arg(long = "peer", env = "X0T_PEERS", value_name = "ADDR", value_delimiter = ',')]
-    pub peers: Vec<Endpoint>,
+    pub peers: Vec<PeerAddress>,
+    /// TCP address where peers are served over TLS whose network blocks UDP, or `off` [default: off].
+    #[arg(long, env = "X0T_LISTEN_TLS", value_name = "ADDR|off", value_parser = parse::tls_listener)]
+    pub listen_tls: Option<Optional<SocketAddr>>,
+    /// TCP port where TLS is tried on peers that do not answer over UDP, or `off` [default: 443].
+    #[arg(long, env = "X0T_TLS_FALLBACK", value_name = "PORT|off", value_parser = parse::tls_port)]
+    pub tls_fallback: Option<Optional<u16>>,
+    /// Whether neighbours are sought in the local network [default: on, unless it listens on loopback only].
+    #[arg(long, env = "X0T_DISCOVERY", value_name = "on|off")]
+    pub discovery: Option<Switch>,
+    /// Whether direct paths are sought to nodes reached through relays: UDP hole punching [default: on].
+    #[arg(long, env = "X0T_PUNCH", value_name = "on|off")]
+    pub punch: Option<Switch>,
     /// Where the live page, metrics and API are served, or `off` [default: 127.0.0.1:8080].
     #[arg(long, env = "X0T_HTTP", value_name = "ADDR|off")]
     pub http: Option<HttpSetting>,
@@ -316,7 +337,7 @@ pub struct JoinArgs {
     pub name: Option<NodeName>,
     /// Address to try in place of the token's, of the authority or of any member; may be repeated.
     #[arg(long, value_name = "ADDR")]
-    pub via: Vec<Endpoint>,
+    pub via: Vec<PeerAddress>,
     /// Stay in the foreground.
     #[arg(long)]
     pub foreground: bool,
@@ -402,7 +423,7 @@ pub enum PeerAction {
 pub struct PeerArgs {
     /// As in 192.0.2.7, 192.0.2.7:4600, [2001:db8::7]:4600 or host.example:4600.
     #[arg(value_name = "ADDR")]
-    pub address: Endpoint,
+    pub address: PeerAddress,
 }
 
 /// `x0t bench …`.

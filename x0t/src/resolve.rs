@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crate::cli::Endpoint;
+use x0t_model::Underlay;
+
+use crate::cli::{Endpoint, PeerAddress};
 use crate::exit::{Exit, Failure};
 
 /// All addresses of all endpoints, in order. Names are looked up once.
@@ -19,6 +21,20 @@ pub fn resolve_all(endpoints: &[Endpoint]) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn not_found(endpoint: &Endpoint) -> Failure {
+/// The same for places that may be reached over TLS.
+pub fn resolve_peers(peers: &[PeerAddress]) -> Result<Vec<Underlay>, Failure> {
+    let mut places = Vec::new();
+    for peer in peers {
+        let found = peer.resolve().map_err(|error| not_found(peer).because(error))?;
+        if found.is_empty() {
+            return Err(not_found(peer));
+        }
+        places.extend(found);
+    }
+    places.dedup();
+    Ok(places)
+}
+
+fn not_found(endpoint: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Usage, format!("`{endpoint}` has no address")).next("check its spelling, or give an IP address")
 }

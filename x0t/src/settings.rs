@@ -2,25 +2,41 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use x0t_model::Underlay;
 use x0t_node::critical::{RULES_MAX, Rule};
 use x0t_runtime::state_dir::{MeshFile, StateDir};
 use x0t_runtime::tun::TunMode;
 
-use crate::cli::{CriticalSetting, HttpSetting, NodeArgs, SocksSetting, TunSetting};
+use crate::cli::{CriticalSetting, HttpSetting, NodeArgs, SocksSetting, Switch, TunSetting};
 use crate::exit::{Exit, Failure};
-use crate::resolve::resolve_all;
+use crate::resolve::{resolve_all, resolve_peers};
 
 /// Whether any flag of the node's settings was given.
 pub fn has_settings(args: &NodeArgs) -> bool {
-    let NodeArgs { listen, advertise, peers, http, tun, mtu, no_offload, socks, expose, critical } = args;
-    let lists =
-        listen.is_empty() && advertise.is_empty() && peers.is_empty() && expose.is_empty() && critical.is_empty();
-    !(lists && http.is_none() && tun.is_none() && mtu.is_none() && socks.is_none() && !no_offload)
+    let NodeArgs {
+        listen,
+        advertise,
+        peers,
+        listen_tls,
+        tls_fallback,
+        discovery,
+        punch,
+        http,
+        tun,
+        mtu,
+        no_offload,
+        socks,
+        expose,
+        critical,
+    } = args;
+    let underlay = !(listen.is_empty() && advertise.is_empty() && peers.is_empty());
+    let lists = underlay || !(expose.is_empty() && critical.is_empty());
+    let reach = listen_tls.is_some() || tls_fallback.is_some() || discovery.is_some() || punch.is_some();
+    lists || reach || http.is_some() || tun.is_some() || mtu.is_some() || socks.is_some() || *no_offload
 }
 
 /// `mesh` with the flags that were given put in place of what it says.
@@ -32,7 +48,19 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
         mesh.advertise = resolve_all(&args.advertise)?;
     }
     if !args.peers.is_empty() {
-        mesh.peers = resolve_all(&args.peers)?;
+        mesh.peers = resolve_peers(&args.peers)?;
+    }
+    if let Some(listen_tls) = args.listen_tls {
+        mesh.listen_tls = listen_tls.value();
+    }
+    if let Some(port) = args.tls_fallback {
+        mesh.fallback_port = port.value();
+    }
+    if let Some(discovery) = args.discovery {
+        mesh.discovery = discovery == Switch::On;
+    }
+    if let Some(punch) = args.punch {
+        mesh.punch = punch == Switch::On;
     }
     if let Some(http) = args.http {
         mesh.http = HttpSetting::address(http);
@@ -76,7 +104,7 @@ fn critical_rules(given: &[CriticalSetting]) -> Result<Vec<Rule>, Failure> {
 }
 
 /// Adds addresses to, or removes them from, the ones to keep links to after each start. The running node is told apart from this.
-pub fn edit_peers(state_dir: &Path, addresses: &[SocketAddr], adds: bool) -> anyhow::Result<()> {
+pub fn edit_peers(state_dir: &Path, addresses: &[Underlay], adds: bool) -> anyhow::Result<()> {
     edit(state_dir, |mesh| {
         mesh.peers.retain(|peer| !addresses.contains(peer));
         if adds {

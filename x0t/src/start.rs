@@ -10,12 +10,14 @@ use std::time::Duration;
 use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys};
 use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
 use x0t_node::critical::RULES_MAX;
+use x0t_node::discovery::DiscoveryConfig;
 use x0t_node::{Crypto, Node, NodeConfig, Record, RecordKind, Start, VerifyAfresh, stored_authorities};
 use x0t_overlay::tls::RustlsProvider;
 use x0t_runtime::clock::{Clock, seed};
 use x0t_runtime::daemon::{self, DaemonConfig};
 use x0t_runtime::http::{HttpError, bind_tcp};
 use x0t_runtime::state_dir::{MeshFile, StateDir, StateDirError};
+use x0t_runtime::tls_transport::{ListenError, TlsListener};
 use x0t_runtime::udp::{BindError, UdpSockets};
 
 use crate::cli::NodeName;
@@ -134,8 +136,15 @@ fn compose(
         [] => host::advertised(listen, &settings.trust_domain),
         given => given.to_vec(),
     };
-    let critical = settings.critical.iter().take(RULES_MAX).copied().collect();
-    let mut config = NodeConfig { peers: settings.peers.clone(), advertised, critical, ..NodeConfig::default() };
+    let mut config = NodeConfig {
+        peers: settings.peers.clone(),
+        advertised,
+        fallback_port: settings.fallback_port,
+        punch: settings.punch,
+        discovery: if settings.discovery { discovery_config(listen) } else { None },
+        critical: settings.critical.iter().take(RULES_MAX).copied().collect(),
+        ..NodeConfig::default()
+    };
     config.routing.spread_flows = settings.spread_flows;
     let mut stored = BTreeMap::new();
     for kind in RecordKind::ALL {
@@ -146,6 +155,16 @@ fn compose(
     // An epoch that was not made durable could be used twice, and a node that does so is not believed.
     dir.write(&epoch)?;
     Ok(Node::new(start, now, wall)?)
+}
+
+/// Which ports beacons name: those that are open to others. None on a host that listens on loopback only.
+fn discovery_config(listen: &[SocketAddr]) -> Option<DiscoveryConfig> {
+    let port = |v4: bool| {
+        let open = |address: &&SocketAddr| address.is_ipv4() == v4 && !address.ip().is_loopback();
+        listen.iter().find(open).map_or(0, SocketAddr::port)
+    };
+    let config = DiscoveryConfig { port_v4: port(true), port_v6: port(false) };
+    (config.port_v4 != 0 || config.port_v6 != 0).then_some(config)
 }
 
 /// The real seams: rustls and aws-lc-rs.
@@ -162,6 +181,7 @@ fn crypto() -> Crypto {
 pub fn check_ports(settings: &MeshFile) -> anyhow::Result<()> {
     let bind = || -> anyhow::Result<()> {
         UdpSockets::bind(&settings.listen)?;
+        settings.listen_tls.map(TlsListener::bind).transpose()?;
         settings.http.map(bind_tcp).transpose()?;
         Ok(())
     };
@@ -184,6 +204,18 @@ fn daemon_failure(error: anyhow::Error) -> anyhow::Error {
         return Failure::new(exit, format!("cannot listen on UDP {address}"))
             .because(source.to_string())
             .next("give an address of this host, and a port above 1023, with `--listen IP:PORT`")
+            .into();
+    }
+    if let Some(ListenError::InUse(address)) = error.downcast_ref() {
+        return Failure::new(Exit::Error, format!("TCP port {} is in use on {}", address.port(), address.ip()))
+            .next("choose another with `--listen-tls IP:PORT`, or do without: `--listen-tls off`")
+            .into();
+    }
+    if let Some(ListenError::Io { address, source }) = error.downcast_ref() {
+        let exit = if source.kind() == std::io::ErrorKind::PermissionDenied { Exit::Denied } else { Exit::Error };
+        return Failure::new(exit, format!("cannot listen on TCP {address}"))
+            .because(source.to_string())
+            .next("ports below 1024 need root or CAP_NET_BIND_SERVICE; or do without: `--listen-tls off`")
             .into();
     }
     if let Some(HttpError::PortInUse(address)) = error.downcast_ref() {

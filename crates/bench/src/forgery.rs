@@ -87,7 +87,7 @@ impl Flood {
         let now = self.line.now();
         let node = self.line.node(1);
         let from = SocketAddr::from(([192, 0, 2, 1], 4600));
-        node.handle(Input::Datagrams { from, interface: 0, train }, now, WALL);
+        node.handle(Input::Datagrams { from: from.into(), interface: 0, train }, now, WALL);
         while let Some(output) = node.poll_output() {
             if let Output::Datagrams { train, .. } = output {
                 node.reclaim_train(train);

@@ -73,7 +73,7 @@ impl Line {
         let mut nodes = Vec::with_capacity(length);
         for (number, svid) in trust.svids.into_iter().enumerate() {
             let config = NodeConfig {
-                peers: (number > 0).then(|| address(number - 1)).into_iter().collect(),
+                peers: (number > 0).then(|| address(number - 1).into()).into_iter().collect(),
                 ..NodeConfig::default()
             };
             let crypto = Crypto {
@@ -193,7 +193,7 @@ impl Line {
         let node = &mut self.nodes[number];
         while let Some(output) = node.poll_output() {
             match output {
-                Output::Datagrams { to, train } => parcels.push((number_of(to), train)),
+                Output::Datagrams { to, train } => parcels.push((number_of(to.address()), train)),
                 Output::LocalPackets(delivery) => node.reclaim_delivery(delivery),
                 _ => {}
             }
@@ -216,7 +216,7 @@ impl Line {
     }
 
     fn receive(&mut self, from: usize, to: usize, train: Train) {
-        self.nodes[to].handle(Input::Datagrams { from: address(from), interface: 0, train }, self.now, WALL);
+        self.nodes[to].handle(Input::Datagrams { from: address(from).into(), interface: 0, train }, self.now, WALL);
     }
 
     fn delivered(&self) -> u64 {

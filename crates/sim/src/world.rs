@@ -234,7 +234,7 @@ impl World {
 
     /// A datagram from anywhere arrives at a host at once.
     pub fn inject(&mut self, to: usize, from: SocketAddr, bytes: Vec<u8>) {
-        self.handle(to, Input::Datagrams { from, interface: 1, train: Train::single(bytes) });
+        self.handle(to, Input::Datagrams { from: from.into(), interface: 1, train: Train::single(bytes) });
     }
 
     /// Writes down every datagram that a host sends from here on: who, where to, what.
@@ -501,7 +501,7 @@ impl World {
         self.digest.update(&(to as u64).to_be_bytes());
         self.digest.update(&bytes);
         let from = Network::address(from);
-        self.handle(to, Input::Datagrams { from, interface: 1, train: Train::single(bytes) });
+        self.handle(to, Input::Datagrams { from: from.into(), interface: 1, train: Train::single(bytes) });
     }
 
     fn fire(&mut self, host: usize) {
@@ -526,7 +526,7 @@ impl World {
             match output {
                 Output::Datagrams { to, train } => {
                     for datagram in train.datagrams() {
-                        self.transmit(host, to, datagram.to_vec());
+                        self.transmit(host, to.address(), datagram.to_vec());
                     }
                 }
                 Output::Persist(record) => {
@@ -540,6 +540,8 @@ impl World {
                     self.events.push((host, event.at, event.what));
                 }
                 Output::LocalPackets(delivery) => self.hosts[host].delivered += delivery.count(),
+                // The simulated underlay has no multicast.
+                Output::Beacon(_) => {}
                 Output::Stopped => self.kill(host),
             }
         }

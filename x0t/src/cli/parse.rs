@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
+use x0t_model::Underlay;
 use x0t_node::critical::{Rule, RuleError};
 
+/// The TCP port of TLS where none is given.
+pub const DEFAULT_TLS_PORT: u16 = 443;
 /// The UDP port of x0t where none is given.
 pub const DEFAULT_PORT: u16 = 4600;
 /// The longest name of a node: the length of a DNS label (RFC 1035, section 2.3.4), so that names can become host names.
@@ -129,6 +132,94 @@ impl FromStr for Endpoint {
                     .to_owned())
             }
         }
+    }
+}
+
+/// Where a peer is, as a person writes it: an [`Endpoint`], after `tls://` if it is to be reached over TLS only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    endpoint: Endpoint,
+    over_tls: bool,
+}
+
+impl PeerAddress {
+    /// The places it stands for. A name is looked up, once: what is kept is what it meant then.
+    pub fn resolve(&self) -> std::io::Result<Vec<Underlay>> {
+        let place = if self.over_tls { Underlay::Tls } else { Underlay::Udp };
+        Ok(self.endpoint.resolve()?.into_iter().map(place).collect())
+    }
+}
+
+impl FromStr for PeerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("tls://") {
+            Some(rest) => {
+                let mut endpoint: Endpoint = rest.parse()?;
+                // The port of UDP is none of TLS, and an address without port parses with that one.
+                if endpoint.port == DEFAULT_PORT && !rest.ends_with(&format!(":{DEFAULT_PORT}")) {
+                    endpoint.port = DEFAULT_TLS_PORT;
+                }
+                Ok(Self { endpoint, over_tls: true })
+            }
+            None => Ok(Self { endpoint: text.parse()?, over_tls: false }),
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.over_tls { "tls://" } else { "" }, self.endpoint)
+    }
+}
+
+/// A setting that may be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optional<T> {
+    /// Nothing.
+    Off,
+    /// This.
+    Set(T),
+}
+
+impl<T> Optional<T> {
+    /// The value, if there is one.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::Set(value) => Some(value),
+        }
+    }
+}
+
+/// A TCP address to serve TLS on, with [`DEFAULT_TLS_PORT`] unless it names another; or `off`.
+pub fn tls_listener(text: &str) -> Result<Optional<SocketAddr>, String> {
+    let bare = || {
+        let ip = text.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+        Some(SocketAddr::new(ip, DEFAULT_TLS_PORT))
+    };
+    match text {
+        "off" => Ok(Optional::Off),
+        _ => text
+            .parse()
+            .ok()
+            .or_else(bare)
+            .map(Optional::Set)
+            .ok_or_else(|| "an address to serve TLS on looks like 0.0.0.0:443, or say `off`".to_owned()),
+    }
+}
+
+/// A TCP port, or `off`.
+pub fn tls_port(text: &str) -> Result<Optional<u16>, String> {
+    match text {
+        "off" => Ok(Optional::Off),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .map(Optional::Set)
+            .ok_or_else(|| "a port is a number from 1 to 65535, or say `off`".to_owned()),
     }
 }
 

@@ -71,7 +71,9 @@ fn line(event: &NodeEvent, names: &Names, style: Style) -> String {
 fn describe(what: &What, names: &Names, style: Style) -> String {
     let name = |node| names.of(node);
     match what {
-        What::LinkUp { peer, address, .. } => style.green(&format!("link to {} is up ({address})", name(*peer))),
+        What::LinkUp { peer, address, origin, .. } => {
+            style.green(&format!("link to {} is up ({address}, {origin})", name(*peer)))
+        }
         What::LinkSuspect { peer, silent_us } => {
             style.yellow(&format!("{} is silent for {}; its traffic has been moved", name(*peer), millis(*silent_us)))
         }

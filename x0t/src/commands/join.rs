@@ -1,12 +1,12 @@
 //! `x0t join TOKEN`: prove the right to join, receive an identity, start the node.
 
 use std::io::Read as _;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use x0t_identity::{AwsLcKeys, JoinToken, Svid};
 
+use x0t_model::Underlay;
 use x0t_node::join::{JoinClient, JoinError, JoinTerms, Joined};
 use x0t_node::{Record, RecordKind};
 use x0t_overlay::tls::RustlsProvider;
@@ -18,14 +18,13 @@ use super::{Context, up};
 use crate::cli::{JoinArgs, NodeName};
 use crate::exit::{Exit, Failure};
 use crate::output::{Progress, span};
-use crate::resolve::resolve_all;
+use crate::resolve::resolve_peers;
 use crate::{host, settings, start};
 
 /// What to do about a token that admits nobody.
 const ASK_FOR_ANOTHER: &str = "ask for another: `x0t token create` on the node that created the mesh";
 /// What to do about silence.
-const CHECK_UDP: &str =
-    "check that UDP passes from here to there (address, firewall), or name another node with `--via`";
+const CHECK_UDP: &str = "check that UDP, or TCP to port 443 of a node with `--listen-tls`, passes from here to there, or name another node with `--via`";
 /// The authority's word for: neither the token nor the request has a name.
 const NAME_MISSING: &str = "name_missing";
 /// No token comes near this; a longer input is something else.
@@ -49,10 +48,10 @@ pub async fn run(context: &Context, args: JoinArgs) -> anyhow::Result<Exit> {
         }
     };
     let mut mesh = settings::with_settings(mesh, &args.node)?;
-    let via = resolve_all(&args.via)?;
+    let via = resolve_peers(&args.via)?;
     start::check_ports(&mesh)?;
     let progress = Progress::new(&format!("joining {}", token.trust_domain()));
-    let joined = join(&token, name.as_ref(), &via).await;
+    let joined = join(&token, name.as_ref(), &via, mesh.fallback_port).await;
     progress.finish();
     let joined = joined?;
     mesh.name = joined.spiffe_id.node_name().unwrap_or_default().to_owned();
@@ -88,10 +87,15 @@ fn read_token(argument: &str) -> anyhow::Result<JoinToken> {
 }
 
 /// Asks the authority. Who gave no name gets the one that the token is for, and if it is for any the host's own.
-async fn join(token: &JoinToken, name: Option<&NodeName>, via: &[SocketAddr]) -> anyhow::Result<Joined> {
-    match attempt(token, name, via).await? {
+async fn join(
+    token: &JoinToken,
+    name: Option<&NodeName>,
+    via: &[Underlay],
+    fallback_port: Option<u16>,
+) -> anyhow::Result<Joined> {
+    match attempt(token, name, via, fallback_port).await? {
         Err(JoinError::Refused { code, .. }) if code == NAME_MISSING && name.is_none() => {
-            attempt(token, Some(&host::node_name()), via).await?.map_err(refused)
+            attempt(token, Some(&host::node_name()), via, fallback_port).await?.map_err(refused)
         }
         outcome => outcome.map_err(refused),
     }
@@ -100,11 +104,12 @@ async fn join(token: &JoinToken, name: Option<&NodeName>, via: &[SocketAddr]) ->
 async fn attempt(
     token: &JoinToken,
     name: Option<&NodeName>,
-    via: &[SocketAddr],
+    via: &[Underlay],
+    fallback_port: Option<u16>,
 ) -> anyhow::Result<Result<Joined, JoinError>> {
     let (provider, name) = (Arc::new(RustlsProvider::new()), name.map(|name| name.as_str().to_owned()));
     let (now, wall) = (Clock.now(), Clock.wall());
-    let terms = JoinTerms { token: token.clone(), name, via: via.to_vec() };
+    let terms = JoinTerms { token: token.clone(), name, via: via.to_vec(), fallback_port };
     let client = JoinClient::new(terms, provider, &mut AwsLcKeys, seed()?, now, wall);
     let mut client = match client {
         Ok(client) => client,

@@ -1,22 +1,21 @@
 //! `x0t peer add`, `x0t peer remove`.
 
-use std::net::SocketAddr;
-
 use anyhow::Context as _;
 use serde::Serialize;
+use x0t_model::Underlay;
 use x0t_node::{Command, Reply};
 
 use super::Context;
 use crate::cli::PeerAction;
 use crate::client::unexpected;
 use crate::exit::{Exit, Failure};
-use crate::resolve::resolve_all;
+use crate::resolve::resolve_peers;
 use crate::settings::edit_peers;
 
 #[derive(Serialize)]
 struct Changed {
     action: &'static str,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Underlay>,
 }
 
 pub async fn run(context: &Context, action: PeerAction) -> anyhow::Result<Exit> {
@@ -24,7 +23,7 @@ pub async fn run(context: &Context, action: PeerAction) -> anyhow::Result<Exit> 
         PeerAction::Add(args) => (args, true),
         PeerAction::Remove(args) => (args, false),
     };
-    let addresses = resolve_all(std::slice::from_ref(&args.address))?;
+    let addresses = resolve_peers(std::slice::from_ref(&args.address))?;
     let client = context.client();
     for &address in &addresses {
         let command = if adds { Command::AddPeer { address } } else { Command::DropPeer { address } };
@@ -44,7 +43,7 @@ pub async fn run(context: &Context, action: PeerAction) -> anyhow::Result<Exit> 
     Ok(Exit::Ok)
 }
 
-fn refused(address: SocketAddr, adds: bool, reason: &str) -> Failure {
+fn refused(address: Underlay, adds: bool, reason: &str) -> Failure {
     let (what, exit) = if adds { ("added", Exit::Error) } else { ("removed", Exit::Usage) };
     Failure::new(exit, format!("{address} was not {what}: {reason}")).next("see the addresses in use with `x0t peers`")
 }

@@ -21,6 +21,11 @@ pub async fn status(context: &Context) -> anyhow::Result<Exit> {
 pub async fn peers(context: &Context) -> anyhow::Result<Exit> {
     let client = context.client();
     let (status, peers) = (client.status().await?, client.peers().await?);
+    if peers.is_empty() && !status.unanswered.is_empty() && !context.out.is_json() {
+        context.out.remark("no neighbours yet");
+        context.out.result(&peers, |style| output::peers(&peers, &status, style))?;
+        return Ok(Exit::Ok);
+    }
     list(context.out, &peers, NO_PEERS, |style| output::peers(&peers, &status, style))
 }
 

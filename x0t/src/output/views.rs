@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use comfy_table::Cell;
-use x0t_model::UnixTime;
-use x0t_node::{PeerView, RouteView, SessionView, StatusView, TraceHop};
+use x0t_model::{Underlay, UnixTime};
+use x0t_node::{PeerView, RouteView, SessionView, StatusView, TraceHop, UnansweredView};
 
 use super::Style;
 use super::names::{Names, hop_name, short};
@@ -52,15 +52,32 @@ pub fn peers(peers: &[PeerView], me: &StatusView, style: Style) -> String {
         vec![
             Cell::new(name),
             state(&peer.state),
-            Cell::new(peer.address),
+            Cell::new(place(peer)),
+            Cell::new(&peer.origin),
             Cell::new(peer.rtt_us.map_or("-".to_owned(), |rtt| millis(rtt.into()))),
             Cell::new(permille(peer.loss_permille)),
             Cell::new(millis(peer.cost_us.into())),
             Cell::new(ago(peer.heard_ms_ago)),
         ]
     };
-    let header = ["PEER", "STATE", "ADDRESS", "RTT", "LOSS", "COST", "HEARD"];
-    table(style, &header, &["RTT", "LOSS", "COST"], rows.into_iter().map(row).collect())
+    let header = ["PEER", "STATE", "ADDRESS", "ORIGIN", "RTT", "LOSS", "COST", "HEARD"];
+    let neighbors = (!rows.is_empty())
+        .then(|| table(style, &header, &["RTT", "LOSS", "COST"], rows.into_iter().map(row).collect()));
+    neighbors.into_iter().chain(unanswered(&me.unanswered, style)).collect::<Vec<_>>().join("\n\n")
+}
+
+/// Where a neighbour is, and what carries packets there.
+fn place(peer: &PeerView) -> Underlay {
+    if peer.transport == "tls" { Underlay::Tls(peer.address) } else { Underlay::Udp(peer.address) }
+}
+
+/// Addresses that are dialled and do not answer, if there are any.
+fn unanswered(addresses: &[UnansweredView], style: Style) -> Option<String> {
+    let row = |view: &UnansweredView| {
+        vec![Cell::new(view.address), Cell::new(&view.origin), Cell::new(span(view.for_ms)), Cell::new(&view.reason)]
+    };
+    let rows = addresses.iter().map(row).collect();
+    (!addresses.is_empty()).then(|| table(style, &["NOT ANSWERING", "ORIGIN", "FOR", "REASON"], &[], rows))
 }
 
 /// What `x0t routes` shows: the way in use, then the ones that take over without a word to anybody.

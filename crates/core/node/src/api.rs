@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use x0t_model::{Instant, NodeId, SpiffeId};
+use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 
 use crate::host::{Delivery, HostOffload, Offload};
 use crate::train::Train;
@@ -12,10 +12,10 @@ use crate::train::Train;
 /// Something happened. One input, then drain [`crate::Node::poll_output`].
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// UDP datagrams of one sender arrived, as many as the kernel handed over in one piece. Opened in place.
+    /// Datagrams of one sender arrived, as many as the kernel handed over in one piece. Opened in place.
     Datagrams {
         /// Who the underlay says sent them.
-        from: SocketAddr,
+        from: Underlay,
         /// Index of the interface they arrived on; 0 if unknown.
         interface: u32,
         /// The datagrams.
@@ -40,7 +40,16 @@ pub enum Input<'a> {
     /// The kernel could not send to, or got an ICMP error from, this address. A hint: nobody authenticated it.
     SendFailed {
         /// The destination.
-        to: SocketAddr,
+        to: Underlay,
+        /// The network's words.
+        reason: &'a str,
+    },
+    /// Something came to the discovery group. Anybody in the local network may have sent it.
+    Beacon {
+        /// Who the underlay says sent it, with the interface as scope if the address is link-local.
+        from: SocketAddr,
+        /// What was sent.
+        bytes: &'a [u8],
     },
     /// The kernel refused to send `len` bytes to this address in one datagram: the device takes less.
     DatagramTooBig {
@@ -63,13 +72,15 @@ pub enum Input<'a> {
 /// Something to do, in this order.
 #[derive(Debug)]
 pub enum Output {
-    /// Send UDP datagrams.
+    /// Send datagrams.
     Datagrams {
         /// Where to.
-        to: SocketAddr,
+        to: Underlay,
         /// What.
         train: Train,
     },
+    /// Send this to the discovery group on every interface.
+    Beacon(Vec<u8>),
     /// Hand IPv6 packets to the host (write them to the TUN).
     LocalPackets(Delivery),
     /// Make this durable (written, fsynced, renamed into place) before performing any later output.
@@ -169,13 +180,13 @@ pub enum Command {
     },
     /// Keep a link to this underlay address.
     AddPeer {
-        /// Its UDP address.
-        address: SocketAddr,
+        /// Where it is.
+        address: Underlay,
     },
     /// Close the link to this underlay address and do not dial it again.
     DropPeer {
-        /// Its UDP address.
-        address: SocketAddr,
+        /// Where it is.
+        address: Underlay,
     },
     /// Say goodbye to everybody, then stop.
     Shutdown,
@@ -256,7 +267,10 @@ pub enum What {
         /// Its identity.
         spiffe_id: SpiffeId,
         /// Where.
-        address: SocketAddr,
+        address: Underlay,
+        /// How it came about: `configured`, `discovered`, `punched` or `accepted`.
+        #[serde(default)]
+        origin: String,
     },
     /// A neighbour has been silent for too long; its traffic has been moved, nobody else was told.
     LinkSuspect {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use x0t_model::{Instant, NodeId, SpiffeId};
+use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 use x0t_overlay::HopHeader;
 use x0t_overlay::hop::PayloadKind;
 
@@ -204,8 +204,8 @@ impl Node {
         }
     }
 
-    fn drop_peer(&mut self, address: std::net::SocketAddr) -> Reply {
-        let dialled = self.dialer.contains(address);
+    fn drop_peer(&mut self, address: Underlay) -> Reply {
+        let dialled = self.dialer.is_configured(address);
         if let Some(session) = self.dialer.remove(address) {
             self.endpoint.forget(session);
         }

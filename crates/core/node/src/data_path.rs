@@ -5,10 +5,9 @@
 //! came in. Whatever is the same for a whole train is looked up once.
 
 use std::iter::repeat;
-use std::net::SocketAddr;
 use std::ops::Range;
 
-use x0t_model::NodeId;
+use x0t_model::{NodeId, Underlay};
 use x0t_overlay::hop::PayloadKind;
 use x0t_overlay::packet::{self as outer, DATAGRAM_FRONT, FORWARD_OVERHEAD};
 use x0t_overlay::{Carrier, HopHeader, Opened, SessionId, TAG_LEN};
@@ -336,14 +335,14 @@ impl Node {
     }
 
     /// Who is at the other end of a link, the session that seals for it, and where it is.
-    fn carrier_of(&mut self, link: LinkId) -> Option<(NodeId, SessionId, SocketAddr)> {
+    fn carrier_of(&mut self, link: LinkId) -> Option<(NodeId, SessionId, Underlay)> {
         let carrier = self.links.get(link).map(|link| (link.proven.peer, link.proven.session, link.proven.address));
         self.stats.packets_unroutable += u64::from(carrier.is_none());
         carrier
     }
 
     /// A train came from the underlay.
-    pub(crate) fn on_datagrams(&mut self, from: SocketAddr, interface: u32, mut train: Train) {
+    pub(crate) fn on_datagrams(&mut self, from: Underlay, interface: u32, mut train: Train) {
         self.stats.datagrams_received += train.count() as u64;
         let mut fates = std::mem::take(&mut self.fates);
         let mut lookups = Lookups::default();
@@ -360,7 +359,7 @@ impl Node {
     /// Opens a datagram that begins `start` bytes into its train, and deals with it unless it is to be relayed or delivered.
     fn open(
         &mut self,
-        from: SocketAddr,
+        from: Underlay,
         interface: u32,
         start: usize,
         datagram: &mut [u8],
@@ -373,7 +372,7 @@ impl Node {
         }
         // Asked before: a CLOSE that ends its session must not look like a packet without one.
         let stray = outer::protected_index(datagram).is_some_and(|index| !self.endpoint.holds(index));
-        let Some(opened) = self.endpoint.handle_datagram(Carrier::Udp(from), datagram, self.now, self.wall) else {
+        let Some(opened) = self.endpoint.handle_datagram(from.into(), datagram, self.now, self.wall) else {
             if stray {
                 self.on_stray(from);
             }
@@ -412,7 +411,7 @@ impl Node {
     }
 
     /// A far end's own packet came without any relay: its link lives.
-    fn heard_directly(&mut self, far_end: NodeId, from: SocketAddr) {
+    fn heard_directly(&mut self, far_end: NodeId, from: Underlay) {
         if let Some(link) = self.links.of_peer(far_end)
             && self.links.get(link).is_some_and(|link| link.proven.address == from)
         {
@@ -425,7 +424,7 @@ impl Node {
     }
 
     /// Somebody at a neighbour's address seals for a session that is not held here: the neighbour may start a new one.
-    fn on_stray(&mut self, from: SocketAddr) {
+    fn on_stray(&mut self, from: Underlay) {
         self.stats.end_packets_stray += 1;
         if !self.stray_answers.take(self.now) {
             return;
@@ -601,6 +600,7 @@ impl Node {
             }
             Ok(EndDatagram::Pong { number, .. }) => self.on_pong(from, number),
             Ok(EndDatagram::JoinInbound { remote, packet }) => self.on_relayed_join(from, remote, packet),
+            Ok(EndDatagram::Rendezvous(bytes)) => self.on_rendezvous(from, bytes),
             Ok(EndDatagram::JoinOutbound { remote, packet }) => self.on_join_answer(from, remote, packet),
             Ok(EndDatagram::Receipt { highest, held_micros, window }) => {
                 self.on_receipt((from, session), highest, held_micros, window);

@@ -2,14 +2,21 @@
 //!
 //! An address that was configured is dialled for ever: at once, then after a pause that doubles up to [`PAUSE_MAX`], with
 //! jitter so that two nodes that lost each other do not keep meeting half way. An address whose node is already a
-//! neighbour over another session is left alone until that neighbour is lost.
+//! neighbour over another session is left alone until that neighbour is lost. An address that a beacon named is dialled in
+//! the same way for as long as beacons come.
+//!
+//! A network may let no UDP pass. So beside each host with a configured UDP address stands the same host over TLS. It is dialled
+//! once UDP has been failing there for [`UDP_PATIENCE`], and left when UDP answers: a neighbour over TLS does not keep its UDP
+//! addresses from being dialled.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use x0t_model::{Entropy, Instant, NodeId};
+use x0t_model::{Entropy, Instant, NodeId, Underlay};
 use x0t_overlay::SessionId;
+
+use crate::links::Origin;
 
 /// The first pause after a failure.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -18,26 +25,46 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A link that lived for less than this is no success: the next attempt waits as after a failure, so that a peer that
 /// accepts and hangs up cannot keep this node shaking hands.
 const SETTLED: Duration = Duration::from_secs(5);
+/// The same for TLS: whatever listens there may be somebody's web server.
+const FALLBACK_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Pause after this node was met at an address. The address may be another's again later: whoever sits on the path can
 /// return packets to their sender.
 const PAUSE_MYSELF: Duration = Duration::from_secs(60);
-/// How many addresses may be configured.
+/// UDP may fail for so long before TLS is tried. Five hellos have been sent by then, the first of them three seconds ago.
+const UDP_PATIENCE: Duration = Duration::from_secs(3);
+/// How many addresses may be dialled.
 const ADDRESSES_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub struct Dialer {
-    dials: BTreeMap<SocketAddr, Dial>,
+    dials: BTreeMap<Underlay, Dial>,
+    /// Where to try TLS on the host of a configured UDP address.
+    fallback_port: Option<u16>,
     entropy: Entropy,
 }
 
 #[derive(Debug)]
 struct Dial {
+    why: Why,
     state: State,
     pause: Duration,
     /// Who answered there last.
     node: Option<NodeId>,
     /// When the state last became [`State::Connected`].
     connected_at: Instant,
+    /// Since when attempts have come to nothing.
+    failing_since: Option<Instant>,
+    /// What was heard of the last failure.
+    reason: Option<String>,
+}
+
+/// Why an address is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Configured,
+    Discovered,
+    /// UDP to the same host may not pass.
+    Fallback,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +74,19 @@ enum State {
     Connected,
 }
 
+/// An address that is dialled and does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered<'a> {
+    pub address: Underlay,
+    pub origin: Origin,
+    pub since: Instant,
+    pub reason: Option<&'a str>,
+}
+
 impl Dialer {
-    pub fn new(addresses: &[SocketAddr], entropy: Entropy, now: Instant) -> Self {
-        let mut dialer = Self { dials: BTreeMap::new(), entropy };
+    /// Keeps links to `addresses`. Where UDP fails, TLS is tried on `fallback_port`, if one is given.
+    pub fn new(addresses: &[Underlay], fallback_port: Option<u16>, entropy: Entropy, now: Instant) -> Self {
+        let mut dialer = Self { dials: BTreeMap::new(), fallback_port, entropy };
         for address in addresses {
             dialer.add(*address, now);
         }
@@ -57,50 +94,121 @@ impl Dialer {
     }
 
     /// Starts to keep a link to `address`. False if there are too many.
-    pub fn add(&mut self, address: SocketAddr, now: Instant) -> bool {
-        if self.dials.len() >= ADDRESSES_MAX && !self.dials.contains_key(&address) {
+    pub fn add(&mut self, address: Underlay, now: Instant) -> bool {
+        let fallback = match address {
+            // Whoever is on this host is reached by UDP or not at all.
+            Underlay::Udp(udp) if udp.ip().is_loopback() => None,
+            Underlay::Udp(udp) => self.fallback_port.map(|port| Underlay::Tls(SocketAddr::new(udp.ip(), port))),
+            Underlay::Tls(_) => None,
+        };
+        if !self.insert(address, Why::Configured, None, now) {
             return false;
         }
-        let dial = Dial { state: State::AwaitingAttempt(now), pause: PAUSE_MIN, node: None, connected_at: now };
-        self.dials.entry(address).or_insert(dial);
+        if let Some(fallback) = fallback {
+            self.insert(fallback, Why::Fallback, None, now);
+        }
+        true
+    }
+
+    /// A beacon says that `node` may be found at `address`.
+    pub fn discovered(&mut self, address: SocketAddr, node: NodeId, now: Instant) {
+        self.insert(Underlay::Udp(address), Why::Discovered, Some(node), now);
+    }
+
+    fn insert(&mut self, address: Underlay, why: Why, node: Option<NodeId>, now: Instant) -> bool {
+        if let Some(dial) = self.dials.get_mut(&address) {
+            // What an operator asks for stays, whatever a beacon or a network's mood says.
+            if why == Why::Configured {
+                dial.why = why;
+            }
+            return true;
+        }
+        if self.dials.len() >= ADDRESSES_MAX {
+            return false;
+        }
+        let state = State::AwaitingAttempt(now);
+        let dial = Dial { why, state, pause: PAUSE_MIN, node, connected_at: now, failing_since: None, reason: None };
+        self.dials.insert(address, dial);
         true
     }
 
     /// Stops dialling `address`. Gives the session that is being set up there, if one is.
-    pub fn remove(&mut self, address: SocketAddr) -> Option<SessionId> {
-        match self.dials.remove(&address)?.state {
+    pub fn remove(&mut self, address: Underlay) -> Option<SessionId> {
+        let removed = self.dials.remove(&address)?;
+        if let Underlay::Udp(udp) = address {
+            let needed = self.configured_on(udp.ip()).next().is_some();
+            self.dials.retain(|other, dial| needed || dial.why != Why::Fallback || other.address().ip() != udp.ip());
+        }
+        match removed.state {
             State::AwaitingSession(session) => Some(session),
             State::AwaitingAttempt(_) | State::Connected => None,
         }
     }
 
-    pub fn contains(&self, address: SocketAddr) -> bool {
-        self.dials.contains_key(&address)
+    /// No beacon names `address` any more.
+    pub fn fell_silent(&mut self, address: SocketAddr) {
+        let address = Underlay::Udp(address);
+        // A link that is there tells by itself when it dies, and a handshake under way when it fails.
+        let idle = |dial: &Dial| matches!(dial.state, State::AwaitingAttempt(_));
+        if self.dials.get(&address).is_some_and(|dial| dial.why == Why::Discovered && idle(dial)) {
+            self.dials.remove(&address);
+        }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.dials.is_empty()
+    /// Whether an operator asked for a link to `address`.
+    pub fn is_configured(&self, address: Underlay) -> bool {
+        self.dials.get(&address).is_some_and(|dial| dial.why == Why::Configured)
+    }
+
+    /// Whether an operator asked for any link.
+    pub fn has_configured(&self) -> bool {
+        self.dials.values().any(|dial| dial.why == Why::Configured)
+    }
+
+    fn configured_on(&self, ip: std::net::IpAddr) -> impl Iterator<Item = &Dial> {
+        self.dials.iter().filter_map(move |(address, dial)| match address {
+            Underlay::Udp(udp) if udp.ip() == ip && dial.why == Why::Configured => Some(dial),
+            _ => None,
+        })
     }
 
     /// An address whose time has come. Call [`Self::attempted`] or [`Self::failed`] for it, then ask again.
-    pub fn due(&self, now: Instant) -> Option<SocketAddr> {
-        let due = |dial: &Dial| matches!(dial.state, State::AwaitingAttempt(at) if at <= now);
-        self.dials.iter().find(|(_, dial)| due(dial)).map(|(address, _)| *address)
+    pub fn due(&self, now: Instant) -> Option<Underlay> {
+        let due = |(address, dial): &(&Underlay, &Dial)| self.attempt_at(**address, dial).is_some_and(|at| at <= now);
+        self.dials.iter().find(due).map(|(address, _)| *address)
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let at = |dial: &Dial| match dial.state {
-            State::AwaitingAttempt(at) => Some(at),
-            State::AwaitingSession(_) | State::Connected => None,
-        };
-        self.dials.values().filter_map(at).min()
+        self.dials.iter().filter_map(|(address, dial)| self.attempt_at(*address, dial)).min()
+    }
+
+    /// When `address` is to be dialled next.
+    fn attempt_at(&self, address: Underlay, dial: &Dial) -> Option<Instant> {
+        let State::AwaitingAttempt(at) = dial.state else { return None };
+        if dial.why != Why::Fallback {
+            return Some(at);
+        }
+        // Any UDP address that answers makes it needless, and the one that has failed for longest makes it due.
+        let mut on_host = self.configured_on(address.address().ip()).peekable();
+        on_host.peek()?;
+        let failing: Option<Vec<Instant>> = on_host.map(|udp| udp.failing_since).collect();
+        let first = failing?.into_iter().min()?;
+        Some(at.max(first + UDP_PATIENCE))
     }
 
     /// A handshake with `address` is under way.
-    pub fn attempted(&mut self, address: SocketAddr, session: SessionId) {
+    pub fn attempted(&mut self, address: Underlay, session: SessionId, now: Instant) {
         if let Some(dial) = self.dials.get_mut(&address) {
             dial.state = State::AwaitingSession(session);
+            dial.failing_since.get_or_insert(now);
         }
+    }
+
+    /// How a link to `node` at `address` came about, as far as this dialer knows: it opened `session`, or would have.
+    pub fn origin_of(&self, session: SessionId, node: NodeId, address: Underlay) -> Option<Origin> {
+        let opened = self.dials.values().find(|dial| dial.state == State::AwaitingSession(session));
+        let known = || self.dials.get(&address).or_else(|| self.dials.values().find(|dial| dial.node == Some(node)));
+        opened.or_else(known).map(|dial| dial.why.origin())
     }
 
     /// The handshake in `session` ended well: `node` answered.
@@ -114,35 +222,47 @@ impl Dialer {
     }
 
     /// This node itself answered at `address`.
-    pub fn found_myself(&mut self, address: SocketAddr, now: Instant) {
+    pub fn found_myself(&mut self, address: Underlay, now: Instant) {
         if let Some(dial) = self.dials.get_mut(&address) {
             dial.state = State::AwaitingAttempt(now + PAUSE_MYSELF);
+            dial.reason = Some("this node itself answers there".to_owned());
         }
     }
 
     /// The attempt at `address` could not even be started.
-    pub fn failed(&mut self, address: SocketAddr, now: Instant) {
+    pub fn failed(&mut self, address: Underlay, now: Instant) {
         let spread = self.entropy.next_u64();
         if let Some(dial) = self.dials.get_mut(&address) {
+            dial.failing_since.get_or_insert(now);
             dial.back_off(now, spread);
         }
     }
 
-    /// The handshake in `session` ended badly.
-    pub fn session_failed(&mut self, session: SessionId, now: Instant) {
+    /// The handshake in `session` ended badly, for `reason` if any is known.
+    pub fn session_failed(&mut self, session: SessionId, reason: Option<String>, now: Instant) {
         let spread = self.entropy.next_u64();
         for dial in self.dials.values_mut() {
             if dial.state == State::AwaitingSession(session) {
                 dial.back_off(now, spread);
+                dial.reason = reason.clone().or_else(|| dial.reason.take());
             }
         }
     }
 
-    /// `node` is a neighbour through a session that it opened: addresses known to be its own need no dialling.
-    pub fn neighbor_found(&mut self, node: NodeId, address: SocketAddr, now: Instant) {
+    /// The network said why nothing reaches `address`. A hint: it explains, and moves nothing.
+    pub fn heard_why(&mut self, address: Underlay, reason: &str) {
+        if let Some(dial) = self.dials.get_mut(&address).filter(|dial| dial.state != State::Connected) {
+            dial.reason = Some(reason.to_owned());
+        }
+    }
+
+    /// `node` is a neighbour over `address`: addresses known to be its own need no dialling, unless it is reached over TLS
+    /// and might be over UDP.
+    pub fn neighbor_found(&mut self, node: NodeId, address: Underlay, now: Instant) {
         for (dialled, dial) in &mut self.dials {
             if *dialled == address || dial.node == Some(node) {
-                if !matches!(dial.state, State::AwaitingSession(_)) {
+                let would_be_better = matches!((dialled, address), (Underlay::Udp(_), Underlay::Tls(_)));
+                if !would_be_better && !matches!(dial.state, State::AwaitingSession(_)) {
                     dial.connect(now);
                 }
                 dial.node = Some(node);
@@ -155,12 +275,31 @@ impl Dialer {
         let spread = self.entropy.next_u64();
         for dial in self.dials.values_mut() {
             if dial.node == Some(node) && dial.state == State::Connected {
+                dial.failing_since = Some(now);
                 if now.since(dial.connected_at) < SETTLED {
                     dial.back_off(now, spread);
                 } else {
                     (dial.state, dial.pause) = (State::AwaitingAttempt(now), PAUSE_MIN);
                 }
             }
+        }
+    }
+
+    /// Addresses that were dialled and have not answered.
+    pub fn unanswered(&self) -> impl Iterator<Item = Unanswered<'_>> {
+        self.dials.iter().filter_map(|(address, dial)| {
+            let since = dial.failing_since.filter(|_| dial.state != State::Connected)?;
+            let reason = dial.reason.as_deref();
+            Some(Unanswered { address: *address, origin: dial.why.origin(), since, reason })
+        })
+    }
+}
+
+impl Why {
+    const fn origin(self) -> Origin {
+        match self {
+            Self::Configured | Self::Fallback => Origin::Configured,
+            Self::Discovered => Origin::Discovered,
         }
     }
 }
@@ -171,13 +310,15 @@ impl Dial {
             self.state = State::Connected;
             self.connected_at = now;
         }
+        (self.failing_since, self.reason) = (None, None);
     }
 
     fn back_off(&mut self, now: Instant, spread: u64) {
         let half = self.pause / 2;
         let jitter = half.mul_f64((spread >> 11) as f64 / (1u64 << 53) as f64);
         self.state = State::AwaitingAttempt(now + half + jitter);
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let longest = if self.why == Why::Fallback { FALLBACK_PAUSE_MAX } else { PAUSE_MAX };
+        self.pause = (self.pause * 2).min(longest);
     }
 }
 
@@ -185,13 +326,35 @@ impl Dial {
 mod tests {
     use super::*;
 
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
+    const NODE: NodeId = NodeId::from_bytes([1; 16]);
+
+    fn address(port: u16) -> Underlay {
+        Underlay::Udp(SocketAddr::from(([192, 0, 2, 1], port)))
+    }
+
+    fn over_tls() -> Underlay {
+        Underlay::Tls(SocketAddr::from(([192, 0, 2, 1], 443)))
+    }
+
+    fn session(number: u64) -> SessionId {
+        SessionId::from_u64(number)
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    fn dialer(addresses: &[Underlay]) -> Dialer {
+        Dialer::new(addresses, None, Entropy::new([1; 32]), Instant::ZERO)
+    }
+
+    fn dialer_with_fallback() -> Dialer {
+        Dialer::new(&[address(1)], Some(443), Entropy::new([1; 32]), Instant::ZERO)
     }
 
     #[test]
     fn a_failing_address_is_dialled_for_ever_with_growing_bounded_pauses() {
-        let mut dialer = Dialer::new(&[address(1)], Entropy::new([1; 32]), Instant::ZERO);
+        let mut dialer = dialer(&[address(1)]);
         let mut now = Instant::ZERO;
         let mut pauses = Vec::new();
         for _ in 0..12 {
@@ -207,30 +370,27 @@ mod tests {
 
     #[test]
     fn an_address_is_left_alone_while_its_node_is_a_neighbor_and_dialled_when_it_is_lost() {
-        let node = NodeId::from_bytes([1; 16]);
-        let session = SessionId::from_u64(7);
-        let mut dialer = Dialer::new(&[address(1)], Entropy::new([1; 32]), Instant::ZERO);
-        dialer.attempted(address(1), session);
+        let mut dialer = dialer(&[address(1)]);
+        dialer.attempted(address(1), session(7), at(0));
         assert_eq!(dialer.due(Instant::FAR_FUTURE), None);
-        dialer.established(session, node, Instant::ZERO);
+        dialer.established(session(7), NODE, Instant::ZERO);
         assert_eq!(dialer.poll_timeout(), None);
-        dialer.neighbor_lost(node, Instant::ZERO + SETTLED);
+        dialer.neighbor_lost(NODE, Instant::ZERO + SETTLED);
         assert_eq!(dialer.due(Instant::ZERO + SETTLED), Some(address(1)));
         assert_eq!(dialer.remove(address(1)), None);
-        assert!(dialer.is_empty());
+        assert!(!dialer.has_configured());
     }
 
     #[test]
     fn a_peer_that_accepts_and_hangs_up_is_dialled_with_growing_pauses() {
-        let (node, session) = (NodeId::from_bytes([1; 16]), SessionId::from_u64(7));
-        let mut dialer = Dialer::new(&[address(1)], Entropy::new([1; 32]), Instant::ZERO);
+        let mut dialer = dialer(&[address(1)]);
         let (mut now, mut attempts) = (Instant::ZERO, 0);
         while now < Instant::ZERO + Duration::from_secs(60) {
             assert_eq!(dialer.due(now), Some(address(1)));
             attempts += 1;
-            dialer.attempted(address(1), session);
-            dialer.established(session, node, now);
-            dialer.neighbor_lost(node, now);
+            dialer.attempted(address(1), session(7), now);
+            dialer.established(session(7), NODE, now);
+            dialer.neighbor_lost(NODE, now);
             now = dialer.poll_timeout().unwrap();
         }
         assert!(attempts < 30, "{attempts} in a minute");
@@ -238,11 +398,92 @@ mod tests {
 
     #[test]
     fn an_address_where_this_node_met_itself_is_tried_again_later() {
-        let mut dialer = Dialer::new(&[address(1)], Entropy::new([1; 32]), Instant::ZERO);
-        dialer.attempted(address(1), SessionId::from_u64(7));
+        let mut dialer = dialer(&[address(1)]);
+        dialer.attempted(address(1), session(7), at(0));
         dialer.found_myself(address(1), Instant::ZERO);
-        dialer.session_failed(SessionId::from_u64(7), Instant::ZERO);
+        dialer.session_failed(session(7), None, Instant::ZERO);
         assert_eq!(dialer.due(Instant::ZERO + PAUSE_MYSELF / 2), None);
         assert_eq!(dialer.due(Instant::ZERO + PAUSE_MYSELF), Some(address(1)));
+        assert_eq!(dialer.unanswered().next().unwrap().reason, Some("this node itself answers there"));
+    }
+
+    #[test]
+    fn tls_is_dialled_after_udp_has_failed_for_three_seconds_and_not_before() {
+        let mut dialer = dialer_with_fallback();
+        assert_eq!(dialer.due(at(0)), Some(address(1)));
+        dialer.attempted(address(1), session(1), at(0));
+        assert_eq!(dialer.due(at(2_999)), None);
+        assert_eq!(dialer.poll_timeout(), Some(at(3_000)));
+        assert_eq!(dialer.due(at(3_000)), Some(over_tls()));
+        dialer.attempted(over_tls(), session(2), at(3_000));
+        dialer.established(session(2), NODE, at(3_100));
+        dialer.neighbor_found(NODE, over_tls(), at(3_100));
+        dialer.session_failed(session(1), Some("no answer".to_owned()), at(5_000));
+        let next = dialer.poll_timeout().unwrap();
+        assert!(next <= at(5_250), "UDP is still tried: {next:?}");
+        assert_eq!(dialer.due(next), Some(address(1)));
+        let unanswered: Vec<_> = dialer.unanswered().collect();
+        assert_eq!(unanswered.len(), 1);
+        assert_eq!((unanswered[0].address, unanswered[0].reason), (address(1), Some("no answer")));
+    }
+
+    #[test]
+    fn tls_is_left_alone_once_udp_answers_and_waits_its_three_seconds_when_udp_dies() {
+        let mut dialer = dialer_with_fallback();
+        dialer.attempted(address(1), session(1), at(0));
+        dialer.attempted(over_tls(), session(2), at(3_000));
+        dialer.established(session(2), NODE, at(3_100));
+        dialer.neighbor_found(NODE, over_tls(), at(3_100));
+        dialer.established(session(1), NODE, at(4_000));
+        dialer.neighbor_found(NODE, address(1), at(4_000));
+        assert_eq!(dialer.poll_timeout(), None);
+        dialer.neighbor_lost(NODE, at(60_000));
+        assert_eq!(dialer.due(at(60_000)), Some(address(1)));
+        dialer.attempted(address(1), session(3), at(60_000));
+        assert_eq!((dialer.due(at(62_999)), dialer.due(at(63_000))), (None, Some(over_tls())));
+    }
+
+    #[test]
+    fn a_host_that_is_this_one_is_never_tried_over_tls() {
+        let loopback = Underlay::Udp(SocketAddr::from(([127, 0, 0, 1], 4600)));
+        let mut dialer = Dialer::new(&[loopback], Some(443), Entropy::new([1; 32]), at(0));
+        dialer.attempted(loopback, session(1), at(0));
+        assert_eq!(dialer.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_removed_address_takes_its_fallback_with_it_unless_another_needs_it() {
+        let mut dialer = Dialer::new(&[address(1), address(2)], Some(443), Entropy::new([1; 32]), at(0));
+        dialer.remove(address(1));
+        dialer.attempted(address(2), session(1), at(0));
+        assert_eq!(dialer.due(at(3_000)), Some(over_tls()));
+        dialer.remove(address(2));
+        assert_eq!(dialer.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_a_beacon_named_is_dialled_until_it_falls_silent_and_never_over_tls() {
+        let mut dialer = Dialer::new(&[], Some(443), Entropy::new([1; 32]), at(0));
+        let Underlay::Udp(udp) = address(1) else { panic!("not UDP") };
+        dialer.discovered(udp, NODE, at(0));
+        assert_eq!(dialer.due(at(0)), Some(address(1)));
+        dialer.attempted(address(1), session(1), at(0));
+        assert_eq!(dialer.origin_of(session(1), NODE, address(1)), Some(Origin::Discovered));
+        assert_eq!(dialer.origin_of(session(9), NODE, over_tls()), Some(Origin::Discovered), "it dialled us");
+        assert_eq!(dialer.due(at(10_000)), None);
+        dialer.session_failed(session(1), None, at(10_000));
+        assert!(!dialer.has_configured(), "a node that found nobody is as ready as one alone");
+        dialer.fell_silent(udp);
+        assert_eq!(dialer.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_an_operator_asked_for_stays_when_its_beacon_falls_silent() {
+        let mut dialer = dialer(&[address(1)]);
+        let Underlay::Udp(udp) = address(1) else { panic!("not UDP") };
+        dialer.discovered(udp, NODE, at(0));
+        dialer.fell_silent(udp);
+        assert!(dialer.is_configured(address(1)));
+        assert_eq!(dialer.due(at(0)), Some(address(1)));
     }
 }

@@ -4,9 +4,8 @@
 //! while it fits, so a host that sends one packet at a time still fills trains when it sends many.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
-use x0t_model::Instant;
+use x0t_model::{Instant, Underlay};
 use x0t_routing::LinkId;
 use x0t_routing::queue::{FairQueue, QueueConfig, Size};
 
@@ -23,7 +22,7 @@ const STANDING_QUEUE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
     pub link: LinkId,
-    pub to: SocketAddr,
+    pub to: Underlay,
     pub class: Class,
     pub flow: u32,
 }
@@ -40,7 +39,7 @@ pub struct Run {
 
 #[derive(Default)]
 pub struct Egress {
-    queues: BTreeMap<LinkId, FairQueue<(SocketAddr, Train)>>,
+    queues: BTreeMap<LinkId, FairQueue<(Underlay, Train)>>,
     /// The train that packets are being added to.
     open: Option<(Lane, Train)>,
     /// Whose turn it was last.
@@ -80,7 +79,7 @@ impl Egress {
     }
 
     /// The next train: neighbours take turns, each gives its most urgent class first and its flows in turn.
-    pub fn pop(&mut self, pool: &mut Pool, now: Instant) -> Option<(SocketAddr, Train)> {
+    pub fn pop(&mut self, pool: &mut Pool, now: Instant) -> Option<(Underlay, Train)> {
         self.close(pool, now);
         if self.waiting == 0 {
             return None;
@@ -141,7 +140,12 @@ mod tests {
     use super::*;
 
     fn lane(link: u32, flow: u32) -> Lane {
-        Lane { link: LinkId(link), to: SocketAddr::from(([127, 0, 0, 1], 1)), class: Class::Bulk, flow }
+        Lane {
+            link: LinkId(link),
+            to: Underlay::Udp(std::net::SocketAddr::from(([127, 0, 0, 1], 1))),
+            class: Class::Bulk,
+            flow,
+        }
     }
 
     /// Fills `run` with `byte`, in as many pieces as it takes.

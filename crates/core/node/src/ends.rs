@@ -185,6 +185,11 @@ impl Ends {
         self.by_node.get(&node)?.session.map(|ready| ready.id)
     }
 
+    /// Far ends with a session that speaks for them.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, SessionId)> {
+        self.by_node.iter().filter_map(|(node, end)| Some((*node, end.session?.id)))
+    }
+
     pub fn node_of(&self, session: SessionId) -> Option<NodeId> {
         self.by_session.get(&session).copied()
     }

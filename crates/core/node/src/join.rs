@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use x0t_identity::message::{JoinAccepted, JoinRequest, Message};
 use x0t_identity::{JoinToken, KeySource, PrivateKey, Svid, signing_request, verify_chain};
-use x0t_model::{Entropy, Instant, Seed, SpiffeId, UnixTime};
+use x0t_model::{Entropy, Instant, Seed, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{
-    Carrier, CertificateDer, CloseReason, Endpoint, EndpointConfig, Event, HandshakeError, Provider, Purpose,
-    SessionId, VerifyPeer, close_code,
+    CertificateDer, CloseReason, Endpoint, EndpointConfig, Event, HandshakeError, Provider, Purpose, SessionId,
+    VerifyPeer, close_code,
 };
 
 use crate::api::{Record, RecordKind};
@@ -23,6 +23,8 @@ use crate::trust_path::with_causes;
 
 /// Pause before an address that refused or kept silent is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// UDP may fail for so long before TLS is tried on the same host.
+const UDP_PATIENCE: Duration = Duration::from_secs(3);
 /// How long all of it may take.
 pub const JOIN_DEADLINE: Duration = Duration::from_secs(15);
 /// How many addresses are knocked at.
@@ -35,8 +37,8 @@ pub struct Joined {
     pub records: Vec<Record>,
     /// Who it is.
     pub spiffe_id: SpiffeId,
-    /// The address that led to an authority: a good first peer.
-    pub introducer: SocketAddr,
+    /// The address that led to an authority: a good first peer. If TLS was tried in place of UDP, the UDP address of the same host.
+    pub introducer: Underlay,
 }
 
 /// Why a host has not joined.
@@ -60,13 +62,13 @@ pub enum JoinError {
     #[error("{address} is not the authority of this token: {reason}")]
     WrongAuthority {
         /// Who answered.
-        address: SocketAddr,
+        address: Underlay,
         /// What is wrong with it.
         reason: String,
     },
     /// Nobody answered.
     #[error(
-        "nobody answered at {tried}: check that the address can be reached over UDP from here and that `x0t status` there says ready"
+        "nobody answered at {tried}: check that the address can be reached over UDP from here, or over TLS on TCP 443, and that `x0t status` there says ready"
     )]
     Unreachable {
         /// Where.
@@ -76,7 +78,7 @@ pub enum JoinError {
     #[error("the authority behind {address} took the token and did not answer; the token may be spent")]
     Unanswered {
         /// Where.
-        address: SocketAddr,
+        address: Underlay,
     },
     /// The request cannot be put into words.
     #[error("the request cannot be sent: {0}")]
@@ -107,7 +109,9 @@ pub struct JoinTerms {
     /// The name to ask for; the token's if `None`.
     pub name: Option<String>,
     /// Where to knock instead of at the token's addresses: whoever names one knows better than the token.
-    pub via: Vec<SocketAddr>,
+    pub via: Vec<Underlay>,
+    /// Where TLS is tried on a host whose UDP address does not answer; `None` for nowhere.
+    pub fallback_port: Option<u16>,
 }
 
 /// Joins. Call `handle_*` when something happened, drain [`Self::poll_transmit`], sleep until [`Self::poll_timeout`], look at
@@ -117,10 +121,10 @@ pub struct JoinClient {
     name: Option<String>,
     endpoint: Endpoint,
     key: PrivateKey,
-    addresses: BTreeSet<SocketAddr>,
-    attempts: BTreeMap<SocketAddr, Attempt>,
+    addresses: BTreeSet<Underlay>,
+    attempts: BTreeMap<Underlay, Attempt>,
     /// The session that was given the token.
-    asked: Option<(SessionId, SocketAddr)>,
+    asked: Option<(SessionId, Underlay)>,
     /// The last refusal by somebody who is not the authority.
     impostor: Option<JoinError>,
     deadline: Instant,
@@ -145,12 +149,13 @@ impl JoinClient {
         now: Instant,
         wall: UnixTime,
     ) -> Result<Self, JoinError> {
-        let JoinTerms { token, name, via } = terms;
+        let JoinTerms { token, name, via, fallback_port } = terms;
         if token.expires < wall {
             return Err(JoinError::Expired(wall.since(token.expires)));
         }
-        let named = if via.is_empty() { &token.addresses } else { &via };
-        let addresses: BTreeSet<_> = named.iter().copied().take(ADDRESSES_MAX).collect();
+        let of_token = token.addresses.iter().copied().map(Underlay::Udp).collect();
+        let named: Vec<Underlay> = if via.is_empty() { of_token } else { via };
+        let addresses: BTreeSet<_> = named.into_iter().take(ADDRESSES_MAX).collect();
         if addresses.is_empty() {
             return Err(JoinError::NoAddress);
         }
@@ -158,7 +163,11 @@ impl JoinClient {
         let mut endpoint = Endpoint::new(EndpointConfig::default(), provider, entropy.fork("join"));
         endpoint.set_verifier(Arc::new(TokenVerifier(token.clone())));
         let key = keys.generate().map_err(|error| JoinError::Key(error.to_string()))?;
-        let attempts = addresses.iter().map(|address| (*address, Attempt::At(now))).collect();
+        let mut attempts: BTreeMap<_, _> = addresses.iter().map(|address| (*address, Attempt::At(now))).collect();
+        for udp in addresses.iter().filter_map(|address| address.udp()).filter(|udp| !udp.ip().is_loopback()) {
+            let over_tls = fallback_port.map(|port| Underlay::Tls(SocketAddr::new(udp.ip(), port)));
+            attempts.extend(over_tls.map(|address| (address, Attempt::At(now + UDP_PATIENCE))));
+        }
         let deadline = now + JOIN_DEADLINE;
         let mut client = Self {
             token,
@@ -182,8 +191,8 @@ impl JoinClient {
     }
 
     /// A datagram arrived.
-    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &mut [u8], now: Instant, wall: UnixTime) {
-        let _ = self.endpoint.handle_datagram(Carrier::Udp(from), bytes, now, wall);
+    pub fn handle_datagram(&mut self, from: Underlay, bytes: &mut [u8], now: Instant, wall: UnixTime) {
+        let _ = self.endpoint.handle_datagram(from.into(), bytes, now, wall);
         self.settle(now, wall);
     }
 
@@ -213,10 +222,10 @@ impl JoinClient {
     }
 
     /// The next datagram to send.
-    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    pub fn poll_transmit(&mut self) -> Option<(Underlay, Vec<u8>)> {
         loop {
             let transmit = self.endpoint.poll_transmit()?;
-            if let Carrier::Udp(to) = transmit.carrier {
+            if let Some(to) = transmit.carrier.underlay() {
                 return Some((to, transmit.bytes));
             }
         }
@@ -225,11 +234,17 @@ impl JoinClient {
     fn settle(&mut self, now: Instant, wall: UnixTime) {
         while let Some(event) = self.endpoint.poll_event() {
             match event {
-                Event::Established { session, carrier: Carrier::Udp(address), .. } => self.ask(session, address, now),
+                Event::Established { session, carrier, .. } => {
+                    if let Some(address) = carrier.underlay() {
+                        self.ask(session, address, now);
+                    }
+                }
                 Event::Message { session, bytes } => self.on_answer(session, &bytes, now, wall),
-                Event::Refused { session, carrier: Carrier::Udp(address), reason, .. } => {
+                Event::Refused { session, carrier, reason, .. } => {
                     self.try_again(session, now);
-                    if let CloseReason::Handshake(HandshakeError::Peer(reason)) = reason {
+                    if let (Some(address), CloseReason::Handshake(HandshakeError::Peer(reason))) =
+                        (carrier.underlay(), reason)
+                    {
                         self.rule_out(address, reason);
                     }
                 }
@@ -242,7 +257,7 @@ impl JoinClient {
         }
         for (address, attempt) in &mut self.attempts {
             if matches!(*attempt, Attempt::At(at) if at <= now) {
-                *attempt = match self.endpoint.connect(Purpose::Join, Carrier::Udp(*address), now, wall) {
+                *attempt = match self.endpoint.connect(Purpose::Join, (*address).into(), now, wall) {
                     Ok(session) => Attempt::Session(session),
                     Err(_) => Attempt::At(now + RETRY),
                 };
@@ -262,7 +277,7 @@ impl JoinClient {
     }
 
     /// Another answer cannot be expected there. Once every address is ruled out, so is joining.
-    fn rule_out(&mut self, address: SocketAddr, reason: String) {
+    fn rule_out(&mut self, address: Underlay, reason: String) {
         self.attempts.insert(address, Attempt::Impostor);
         let error = JoinError::WrongAuthority { address, reason };
         if self.outcome.is_none() && self.attempts.values().all(|attempt| matches!(attempt, Attempt::Impostor)) {
@@ -272,7 +287,7 @@ impl JoinClient {
         }
     }
 
-    fn ask(&mut self, session: SessionId, address: SocketAddr, now: Instant) {
+    fn ask(&mut self, session: SessionId, address: Underlay, now: Instant) {
         if self.asked.is_some() {
             return self.endpoint.close(session, close_code::DONE, "another address was faster", now);
         }
@@ -301,7 +316,7 @@ impl JoinClient {
     }
 
     /// Checks what the authority gave as a stranger would, before anything of it is stored.
-    fn accept(&self, accepted: JoinAccepted, introducer: SocketAddr, wall: UnixTime) -> Result<Joined, JoinError> {
+    fn accept(&self, accepted: JoinAccepted, introducer: Underlay, wall: UnixTime) -> Result<Joined, JoinError> {
         let bad = |error: &dyn std::error::Error| JoinError::BadAnswer(with_causes(error));
         if accepted.bundle.digest() != self.token.bundle_digest {
             return Err(JoinError::BadAnswer("the trust bundle is not the one the token was made for".into()));
@@ -314,6 +329,11 @@ impl JoinClient {
             record(RecordKind::Authorities, stored_authorities(&accepted.authorities)),
             record(RecordKind::Svid, svid.to_stored().to_vec()),
         ];
-        Ok(Joined { records, spiffe_id, introducer })
+        // Where UDP did not pass today it may tomorrow: the node is to try it first, and knows TLS for its fallback.
+        let by_udp = self.addresses.iter().find(|address| {
+            let same_host = address.address().ip() == introducer.address().ip();
+            same_host && address.udp().is_some() && !self.addresses.contains(&introducer)
+        });
+        Ok(Joined { records, spiffe_id, introducer: by_udp.copied().unwrap_or(introducer) })
     }
 }

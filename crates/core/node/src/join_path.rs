@@ -5,11 +5,10 @@
 //! that reaches only a relay can join, and the relay learns neither the token nor the key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use x0t_identity::message::{JoinRequest, Message};
-use x0t_model::{Instant, NodeId};
+use x0t_model::{Instant, NodeId, Underlay};
 use x0t_overlay::packet::JOIN;
 use x0t_overlay::{Carrier, Opened, SessionId};
 
@@ -93,13 +92,13 @@ impl Node {
     }
 
     /// A packet of a join session came from the underlay.
-    pub(crate) fn on_join_packet(&mut self, from: SocketAddr, packet: &mut [u8]) {
+    pub(crate) fn on_join_packet(&mut self, from: Underlay, packet: &mut [u8]) {
         if !self.join_relay.admit(self.now) {
             self.stats.join_packets_dropped += 1;
             return;
         }
         if self.trust.is_authority() {
-            self.answer_join(Carrier::Udp(from), packet);
+            self.answer_join(Carrier::from(from), packet);
             return;
         }
         let reachable = self.trust.authorities().find(|authority| self.next_hop(*authority).is_some());
@@ -114,7 +113,7 @@ impl Node {
     }
 
     /// A member carries a joiner's packet to this authority.
-    pub(crate) fn on_relayed_join(&mut self, via: NodeId, remote: SocketAddr, packet: &[u8]) {
+    pub(crate) fn on_relayed_join(&mut self, via: NodeId, remote: Underlay, packet: &[u8]) {
         let joins = packet.first() == Some(&JOIN);
         if !joins || !self.trust.is_authority() || !self.join_relay.admit(self.now) {
             self.stats.join_packets_dropped += 1;
@@ -131,14 +130,14 @@ impl Node {
     }
 
     /// This authority's answer to a joiner that is reached through `via`.
-    pub(crate) fn send_relayed_join(&mut self, via: NodeId, remote: SocketAddr, packet: &[u8]) {
+    pub(crate) fn send_relayed_join(&mut self, via: NodeId, remote: Underlay, packet: &[u8]) {
         let mut datagram = Vec::with_capacity(packet.len() + 24);
         EndDatagram::JoinOutbound { remote, packet }.encode(&mut datagram);
         self.send_to_end(via, 0, &datagram);
     }
 
     /// An authority asks this member to hand a packet to a joiner.
-    pub(crate) fn on_join_answer(&mut self, from: NodeId, remote: SocketAddr, packet: &[u8]) {
+    pub(crate) fn on_join_answer(&mut self, from: NodeId, remote: Underlay, packet: &[u8]) {
         if !self.trust.authorities().any(|authority| authority == from) {
             self.stats.join_packets_dropped += 1;
             return;

@@ -7,6 +7,8 @@
 //! * **an SVID**, in `trust_path`: asked for at half life, checked as a stranger would, adopted, shown to every peer anew;
 //! * **a peer**, in `session_path`: it proves who it is and is admitted, falls silent and is left, says goodbye.
 //!
+//! A fourth, `reach_path`, tells how nodes find a way to each other that nobody configured.
+//!
 //! Beside them stand what an operator asks (`commands`), how a host becomes a member ([`join`] for the joiner, `join_path` for
 //! those who let it in), and what is shown of it all ([`View`]).
 //!
@@ -37,6 +39,7 @@ mod path_mtu;
 pub mod pieces;
 pub mod punch;
 mod ration;
+mod reach_path;
 mod receipt_path;
 pub mod receipts;
 mod segment;
@@ -56,4 +59,4 @@ pub use node::Node;
 pub use start::{Crypto, NodeConfig, Signatures, Start, StartError, VerifyAfresh, stored_authorities};
 pub use stats::Stats;
 pub use train::{TRAIN_BYTES, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, Train};
-pub use view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, View};
+pub use view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, UnansweredView, View};

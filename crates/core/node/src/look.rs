@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use x0t_model::{Instant, UnixTime};
+use x0t_model::{Instant, Underlay, UnixTime};
 use x0t_overlay::{Carrier, Purpose};
 use x0t_routing::{LinkView, OriginView, Standing};
 
 use crate::data_path::ENCAPSULATION;
+use crate::dialer::Unanswered;
 use crate::node::Node;
-use crate::view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, View};
+use crate::view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, UnansweredView, View};
 
 impl Node {
     pub(crate) fn look(&self, now: Instant, wall: UnixTime) -> View {
@@ -29,7 +30,7 @@ impl Node {
         let svid_state = serde_word(&rotation.status);
         let not_ready_because = if wall > rotation.not_after {
             Some("the SVID has expired and could not be renewed".to_owned())
-        } else if links_up == 0 && !self.dialer.is_empty() {
+        } else if links_up == 0 && self.dialer.has_configured() {
             Some("no peer can be reached yet".to_owned())
         } else {
             None
@@ -48,8 +49,19 @@ impl Node {
             epoch: self.router.epoch(),
             uptime_ms: now.since(self.started).as_millis() as u64,
             links_up,
+            unanswered: self.unanswered_views(now),
             reachable: self.router.destinations().filter(|node| self.router.peek_next_hop(*node).is_some()).count(),
         }
+    }
+
+    fn unanswered_views(&self, now: Instant) -> Vec<UnansweredView> {
+        let view = |unanswered: Unanswered<'_>| UnansweredView {
+            address: unanswered.address,
+            origin: unanswered.origin.word().to_owned(),
+            for_ms: now.since(unanswered.since).as_millis() as u64,
+            reason: unanswered.reason.unwrap_or("no answer yet").to_owned(),
+        };
+        self.dialer.unanswered().map(view).collect()
     }
 
     fn peer_views(&self, now: Instant) -> Vec<PeerView> {
@@ -63,7 +75,10 @@ impl Node {
             Some(PeerView {
                 node_id: link.proven.peer,
                 spiffe_id: link.proven.spiffe_id.clone(),
-                address: link.proven.address,
+                address: link.proven.address.address(),
+                transport: link.proven.address.transport().to_owned(),
+                origin: link.origin.word().to_owned(),
+                observed: link.observed,
                 state: state.to_owned(),
                 rtt_us: health.rtt_micros.and_then(|rtt| rtt.try_into().ok()),
                 loss_permille: (health.loss_per_million / 1_000).try_into().unwrap_or(1_000),
@@ -113,6 +128,7 @@ impl Node {
             };
             let carrier = match info.carrier {
                 Carrier::Udp(address) => address.to_string(),
+                Carrier::Tls(address) => Underlay::Tls(address).to_string(),
                 Carrier::Overlay(_) => "overlay".to_owned(),
                 Carrier::Relayed { remote, .. } => format!("relayed to {remote}"),
             };
@@ -141,6 +157,14 @@ impl Node {
         add_counters(&mut counters, "node", &self.stats);
         add_counters(&mut counters, "overlay", self.endpoint.stats());
         add_counters(&mut counters, "routing", self.router.stats());
+        counters.insert("node_punch_successes".into(), self.punch.successes);
+        counters.insert("node_punch_failures".into(), self.punch.failures);
+        counters.insert("node_punch_candidates_refused".into(), self.punch.candidates_refused);
+        counters.insert("node_punch_requests_refused".into(), self.punch.requests_refused);
+        if let Some(discovery) = &self.discovery {
+            counters.insert("node_beacons_heard".into(), discovery.beacons_heard);
+            counters.insert("node_beacons_ignored".into(), discovery.beacons_ignored);
+        }
         counters.insert("node_packets_waiting_dropped".into(), self.ends.dropped);
         counters.insert("node_pieces_refused".into(), self.reassembly.refused);
         counters.insert("node_pieces_abandoned".into(), self.reassembly.abandoned);

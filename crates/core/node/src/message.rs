@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use x0t_model::{DecodeError, Reader, Writer};
+use x0t_model::{DecodeError, Reader, Underlay, Writer};
+
+use crate::punch::Rendezvous;
 
 use crate::pieces::Piece;
 
@@ -30,6 +32,8 @@ const LAST_PIECE: u8 = 0x80;
 pub(crate) const RECEIPT: u8 = 7;
 /// First byte of [`EndDatagram::Probe`].
 pub(crate) const PROBE: u8 = 8;
+/// First byte of [`EndDatagram::Rendezvous`].
+const RENDEZVOUS: u8 = 16;
 
 /// A datagram of an end-to-end session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +60,14 @@ pub enum EndDatagram<'a> {
     /// Member to authority: a joiner at `remote` sent this packet of a join session. The member cannot read it.
     JoinInbound {
         /// Where the joiner is, as the member sees it.
-        remote: SocketAddr,
+        remote: Underlay,
         /// The packet.
         packet: &'a [u8],
     },
     /// Authority to member: send this packet of a join session to `remote`.
     JoinOutbound {
         /// Where the joiner is, as the member saw it.
-        remote: SocketAddr,
+        remote: Underlay,
         /// The packet.
         packet: &'a [u8],
     },
@@ -83,6 +87,8 @@ pub enum EndDatagram<'a> {
         /// Makes the packet as long as those that it stands for.
         padding: &'a [u8],
     },
+    /// Where the sender may be reached without relays: an encoded [`crate::punch::Rendezvous`].
+    Rendezvous(&'a [u8]),
 }
 
 impl<'a> EndDatagram<'a> {
@@ -94,13 +100,14 @@ impl<'a> EndDatagram<'a> {
             Self::Unsummed(packet) => writer.u8(UNSUMMED).bytes(packet),
             Self::Ping { number, padding } => writer.u8(2).u64(number).bytes(padding),
             Self::Pong { number, padding } => writer.u8(3).u64(number).bytes(padding),
-            Self::JoinInbound { remote, packet } => encode_address(writer.u8(4), remote).bytes(packet),
-            Self::JoinOutbound { remote, packet } => encode_address(writer.u8(5), remote).bytes(packet),
+            Self::JoinInbound { remote, packet } => encode_place(writer.u8(4), remote).bytes(packet),
+            Self::JoinOutbound { remote, packet } => encode_place(writer.u8(5), remote).bytes(packet),
             Self::Piece(piece) => writer.bytes(&piece_front(&piece)).bytes(piece.bytes),
             Self::Receipt { highest, held_micros, window } => {
                 writer.u8(RECEIPT).u64(highest).u32(held_micros).bytes(window)
             }
             Self::Probe { padding } => writer.u8(PROBE).bytes(padding),
+            Self::Rendezvous(rendezvous) => writer.u8(RENDEZVOUS).bytes(rendezvous),
         };
     }
 
@@ -119,11 +126,11 @@ impl<'a> EndDatagram<'a> {
                 padding: bounded("pong padding", reader.rest(), PING_PADDING_MAX)?,
             }),
             4 => Ok(Self::JoinInbound {
-                remote: decode_address(&mut reader)?,
+                remote: decode_place(&mut reader)?,
                 packet: bounded("join packet", reader.rest(), JOIN_PACKET_LEN_MAX)?,
             }),
             5 => Ok(Self::JoinOutbound {
-                remote: decode_address(&mut reader)?,
+                remote: decode_place(&mut reader)?,
                 packet: bounded("join packet", reader.rest(), JOIN_PACKET_LEN_MAX)?,
             }),
             PIECE => {
@@ -137,6 +144,7 @@ impl<'a> EndDatagram<'a> {
                 window: whole_words(bounded("receipt window", reader.rest(), RECEIPT_WINDOW_MAX)?)?,
             }),
             PROBE => Ok(Self::Probe { padding: bounded("probe padding", reader.rest(), PING_PADDING_MAX)? }),
+            RENDEZVOUS => Ok(Self::Rendezvous(bounded("rendezvous", reader.rest(), Rendezvous::LEN_MAX)?)),
             kind => Err(DecodeError::Invalid { field: "end-to-end datagram kind", value: kind.into() }),
         }
     }
@@ -147,6 +155,45 @@ pub(crate) fn piece_front(piece: &Piece<'_>) -> [u8; PIECE_FRONT] {
     let [a, b, c, d] = piece.id.to_be_bytes();
     let place = piece.index & !LAST_PIECE | if piece.last { LAST_PIECE } else { 0 };
     [PIECE, a, b, c, d, place]
+}
+
+/// What a neighbour says in its link session beside routing. It has the shape of a routing message, type and length first, so
+/// that a node which does not know it passes it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkMessage {
+    /// The receiver is seen at this address (as in draft-ietf-quic-address-discovery).
+    Observed(SocketAddr),
+}
+
+impl LinkMessage {
+    /// The first byte of [`Self::Observed`]; routing has the types below 0x40.
+    const OBSERVED: u8 = 0x40;
+
+    /// Whether `bytes` are a message of this kind, and not of routing.
+    pub fn is_meant(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&Self::OBSERVED)
+    }
+
+    /// Appends the message to `out`.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        let Self::Observed(address) = self;
+        let len = if address.is_ipv4() { 7 } else { 19 };
+        encode_address(Writer::new(out).u8(Self::OBSERVED).u16(len), address);
+    }
+
+    /// Reads a whole message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let kind = reader.u8()?;
+        if kind != Self::OBSERVED {
+            return Err(DecodeError::Invalid { field: "link message kind", value: kind.into() });
+        }
+        let mut body = Reader::new(reader.prefixed("link message", 19)?);
+        reader.finish()?;
+        let address = decode_address(&mut body)?;
+        body.finish()?;
+        Ok(Self::Observed(address))
+    }
 }
 
 /// What a node tells its peer about itself inside the handshake, so that it is authenticated with it.
@@ -217,16 +264,39 @@ fn whole_words(bytes: &[u8]) -> Result<&[u8], DecodeError> {
     Ok(bytes)
 }
 
+/// Added to the address family of a place that is reached over TLS.
+const OVER_TLS: u8 = 0x10;
+
+fn encode_place<'w, 'o>(writer: &'w mut Writer<'o>, place: Underlay) -> &'w mut Writer<'o> {
+    let transport = if place.udp().is_some() { 0 } else { OVER_TLS };
+    encode_family(writer, transport, place.address())
+}
+
+fn decode_place(reader: &mut Reader<'_>) -> Result<Underlay, DecodeError> {
+    let family = reader.u8()?;
+    let address = decode_family(family & !OVER_TLS, reader)?;
+    Ok(if family & OVER_TLS == 0 { Underlay::Udp(address) } else { Underlay::Tls(address) })
+}
+
 pub(crate) fn encode_address<'w, 'o>(writer: &'w mut Writer<'o>, address: SocketAddr) -> &'w mut Writer<'o> {
+    encode_family(writer, 0, address)
+}
+
+pub(crate) fn decode_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
+    let family = reader.u8()?;
+    decode_family(family, reader)
+}
+
+fn encode_family<'w, 'o>(writer: &'w mut Writer<'o>, transport: u8, address: SocketAddr) -> &'w mut Writer<'o> {
     match address.ip() {
-        IpAddr::V4(ip) => writer.u8(4).bytes(&ip.octets()),
-        IpAddr::V6(ip) => writer.u8(6).bytes(&ip.octets()),
+        IpAddr::V4(ip) => writer.u8(transport | 4).bytes(&ip.octets()),
+        IpAddr::V6(ip) => writer.u8(transport | 6).bytes(&ip.octets()),
     };
     writer.u16(address.port())
 }
 
-pub(crate) fn decode_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
-    let ip = match reader.u8()? {
+fn decode_family(family: u8, reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
+    let ip = match family {
         4 => IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?)),
         6 => IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?)),
         family => return Err(DecodeError::Invalid { field: "address family", value: family.into() }),
@@ -250,11 +320,14 @@ mod tests {
     fn every_datagram_has_its_golden_bytes_and_survives_them() {
         let v4 = "192.0.2.1:4600".parse().unwrap();
         let v6 = "[2001:db8::1]:4600".parse().unwrap();
-        let table: [(EndDatagram<'_>, &[u8]); 10] = [
+        let tls = "tls://192.0.2.1:4600".parse().unwrap();
+        let table: [(EndDatagram<'_>, &[u8]); 12] = [
+            (EndDatagram::Rendezvous(&[0, 7]), &[16, 0, 7]),
             (EndDatagram::Packet(&[0x60, 1]), &[1, 0x60, 1]),
             (EndDatagram::Unsummed(&[0x60, 1]), &[6, 0x60, 1]),
             (EndDatagram::Ping { number: 258, padding: &[7] }, &[2, 0, 0, 0, 0, 0, 0, 1, 2, 7]),
             (EndDatagram::Pong { number: 1, padding: &[] }, &[3, 0, 0, 0, 0, 0, 0, 0, 1]),
+            (EndDatagram::JoinInbound { remote: tls, packet: &[9] }, &[4, 0x14, 192, 0, 2, 1, 0x11, 0xf8, 9]),
             (EndDatagram::JoinInbound { remote: v4, packet: &[9] }, &[4, 4, 192, 0, 2, 1, 0x11, 0xf8, 9]),
             (
                 EndDatagram::JoinOutbound { remote: v6, packet: &[] },
@@ -289,6 +362,20 @@ mod tests {
     }
 
     #[test]
+    fn a_link_message_has_its_golden_bytes_and_a_shape_that_routing_passes_over() {
+        let mut out = Vec::new();
+        LinkMessage::Observed("192.0.2.1:4600".parse().unwrap()).encode(&mut out);
+        assert_eq!(out, [0x40, 0, 7, 4, 192, 0, 2, 1, 0x11, 0xf8]);
+        assert!(LinkMessage::is_meant(&out));
+        assert_eq!(LinkMessage::decode(&out), Ok(LinkMessage::Observed("192.0.2.1:4600".parse().unwrap())));
+        let mut v6 = Vec::new();
+        LinkMessage::Observed("[2001:db8::1]:4600".parse().unwrap()).encode(&mut v6);
+        assert_eq!(v6[..4], [0x40, 0, 19, 6]);
+        assert!(LinkMessage::decode(&v6).is_ok() && LinkMessage::decode(&v6[..v6.len() - 1]).is_err());
+        assert!(LinkMessage::decode(&[out, vec![0]].concat()).is_err() && !LinkMessage::is_meant(&[1]));
+    }
+
+    #[test]
     fn what_is_too_long_is_refused() {
         let long = [vec![1], vec![0; PACKET_LEN_MAX + 1]].concat();
         assert!(matches!(EndDatagram::decode(&long), Err(DecodeError::TooLong { .. })));
@@ -303,6 +390,11 @@ mod tests {
         fn no_bytes_make_a_decoder_panic_and_what_decodes_encodes_back(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(datagram) = EndDatagram::decode(&bytes) {
                 prop_assert_eq!(bytes_of(&datagram), bytes.clone());
+            }
+            if let Ok(message) = LinkMessage::decode(&bytes) {
+                let mut out = Vec::new();
+                message.encode(&mut out);
+                prop_assert_eq!(out, bytes.clone());
             }
             let _ = Parameters::decode(&bytes);
             let _ = Trace::decode(&bytes);

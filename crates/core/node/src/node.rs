@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use x0t_identity::Svid;
-use x0t_model::{Entropy, Instant, NodeId, OverlayPrefix, SpiffeId, UnixTime};
+use x0t_model::{Entropy, Instant, NodeId, OverlayPrefix, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{Carrier, Endpoint, Purpose};
 use x0t_routing::Router;
 
@@ -13,6 +13,7 @@ use crate::coalesce::Coalescer;
 use crate::commands::Pending;
 use crate::data_path::Fate;
 use crate::dialer::Dialer;
+use crate::discovery::Discovery;
 use crate::drive::Drive;
 use crate::egress::Egress;
 use crate::ends::Ends;
@@ -20,7 +21,9 @@ use crate::host::{Delivery, HostOffload};
 use crate::join_path::JoinRelay;
 use crate::links::Links;
 use crate::pieces::Reassembly;
+use crate::punch::Punch;
 use crate::ration::Ration;
+use crate::reach_path::Watch;
 use crate::receipt_path::Arrivals;
 use crate::receipts::Receipts;
 use crate::start::{NodeConfig, Start, StartError};
@@ -58,6 +61,10 @@ pub struct Node {
     pub(crate) router: Router,
     pub(crate) trust: Trust,
     pub(crate) dialer: Dialer,
+    pub(crate) discovery: Option<Discovery>,
+    pub(crate) punch: Punch,
+    /// Which far ends traffic flows with.
+    pub(crate) watch: Watch,
     pub(crate) links: Links,
     pub(crate) ends: Ends,
     pub(crate) egress: Egress,
@@ -106,11 +113,16 @@ impl Node {
         let (me, spiffe_id) = (svid.node_id(), svid.spiffe_id().clone());
         let endpoint = Endpoint::new(config.endpoint.clone(), crypto.sessions.clone(), entropy.fork("overlay"));
         let router = Router::new(config.routing.clone(), me, epoch, entropy.fork("routing"), now);
-        let dialer = Dialer::new(&config.peers, entropy.fork("dialer"), now);
+        let dialer = Dialer::new(&config.peers, config.fallback_port, entropy.fork("dialer"), now);
         let trust =
             Trust::new(svid, bundle, authority, authorities, crypto, config.rotation, entropy.fork("trust"), now, wall);
+        let prefix = OverlayPrefix::of(spiffe_id.trust_domain());
+        let discovery = config
+            .discovery
+            .map(|terms| Discovery::new(terms, spiffe_id.trust_domain(), me, entropy.fork("discovery"), now));
+        let punch = Punch::new(prefix, entropy.fork("punch"), now);
         let mut node = Self {
-            prefix: OverlayPrefix::of(spiffe_id.trust_domain()),
+            prefix,
             names: BTreeMap::from([(me, spiffe_id.clone())]),
             config,
             me,
@@ -120,6 +132,9 @@ impl Node {
             router,
             trust,
             dialer,
+            discovery,
+            punch,
+            watch: Watch::default(),
             links: Links::default(),
             ends: Ends::default(),
             egress: Egress::default(),
@@ -229,6 +244,7 @@ impl Node {
                 self.on_routing_event(event);
             }
             spoke |= self.advance_trust();
+            spoke |= self.advance_reach();
             spoke |= self.dial_who_is_due();
             spoke |= self.open_wanted_ends();
             spoke |= self.advance_receipts();
@@ -291,8 +307,9 @@ impl Drive for Node {
             Input::LocalPacket { bytes, offload } => self.on_local_packet(bytes, offload),
             Input::HostInterface(offload) => self.host_offload = offload,
             Input::Interface { index, up } => self.on_interface(index, up),
-            Input::SendFailed { to } => self.on_send_failed(to),
-            Input::DatagramTooBig { to, len } => self.on_datagram_too_big(to, len),
+            Input::SendFailed { to, reason } => self.on_send_failed(to, reason),
+            Input::DatagramTooBig { to, len } => self.on_datagram_too_big(Underlay::Udp(to), len),
+            Input::Beacon { from, bytes } => self.on_beacon(from, bytes),
             Input::Command { id, command } => self.on_command(id, command),
             // What was due has been done already.
             Input::Timeout => return,
@@ -353,6 +370,7 @@ impl Node {
             self.endpoint.poll_timeout(),
             self.router.poll_timeout().map(|(at, _)| at),
             self.dialer.poll_timeout(),
+            self.reach_timeout(),
             self.links.poll_timeout(),
             self.ends.poll_timeout(),
             self.trust.poll_timeout(),
@@ -372,8 +390,8 @@ impl Node {
             && let Some(address) = self.dialer.due(self.now)
         {
             dialled = true;
-            match self.endpoint.connect(Purpose::Link, Carrier::Udp(address), self.now, self.wall) {
-                Ok(session) => self.dialer.attempted(address, session),
+            match self.endpoint.connect(Purpose::Link, Carrier::from(address), self.now, self.wall) {
+                Ok(session) => self.dialer.attempted(address, session, self.now),
                 Err(_) => self.dialer.failed(address, self.now),
             }
         }

@@ -62,6 +62,9 @@ pub struct Rendezvous {
 }
 
 impl Rendezvous {
+    /// Bytes of the longest message: all candidates are IPv6 addresses.
+    pub const LEN_MAX: usize = 8 + 1 + 1 + CANDIDATES_MAX * (1 + 16 + 2);
+
     /// Appends the message to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let candidates = &self.candidates[..self.candidates.len().min(CANDIDATES_MAX)];

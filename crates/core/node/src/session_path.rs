@@ -1,9 +1,7 @@
 //! A peer's story: it proves who it is and is admitted, it falls silent and is left, it says goodbye.
 
-use std::net::SocketAddr;
-
 use x0t_identity::Leaf;
-use x0t_model::{NodeId, SpiffeId, UnixTime};
+use x0t_model::{NodeId, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{
     Carrier, CertificateDer, CloseReason, Event, HandshakeError, PATH_MTU_BASE, Purpose, SessionId, Transmit,
     close_code, hop::PayloadKind,
@@ -13,7 +11,7 @@ use x0t_routing::{LinkDownReason, LinkId};
 use crate::api::{Output, What};
 use crate::ends::Waited;
 use crate::links::{Admission, Proven};
-use crate::message::Parameters;
+use crate::message::{LinkMessage, Parameters};
 use crate::node::Node;
 use crate::train::Train;
 use crate::trust_path::printable;
@@ -62,7 +60,7 @@ impl Node {
     /// A neighbour has shown its certificate and the handshake verified it. Nothing is carried for it before this.
     fn on_neighbor_proof(&mut self, established: Established) {
         let session = established.session;
-        let Carrier::Udp(address) = established.carrier else {
+        let Some(address) = established.carrier.underlay() else {
             return self.turn_away(session, "a link needs an address of its own");
         };
         let Some((peer, spiffe_id, parameters)) = self.introduced(&established) else {
@@ -72,6 +70,9 @@ impl Node {
             self.dialer.found_myself(address, self.now);
             return self.turn_away(session, "this is myself");
         }
+        let Some(origin) = self.origin_of(session, peer, address) else {
+            return self.turn_away(session, "another node was meant");
+        };
         let not_after = self.not_after(&established.chain);
         let proven = Proven {
             session,
@@ -83,16 +84,20 @@ impl Node {
             not_after,
         };
         let path_mtu = self.path_mtu_of(peer, address);
-        let admission = self.links.admit(proven, self.me, self.now);
+        let admission = self.links.admit(proven, origin, self.me, self.now);
         if admission != Admission::Full {
             self.dialer.established(session, peer, self.now);
             self.dialer.neighbor_found(peer, address, self.now);
+        }
+        if let (Admission::New(_) | Admission::Replaced { .. }, Underlay::Udp(_)) = (admission, address) {
+            self.punch.neighbor_found(peer, self.now);
         }
         match admission {
             Admission::New(link) => {
                 self.learn(peer, spiffe_id.clone());
                 self.router.link_up(link, peer, parameters.incarnation, self.now);
-                self.tell(What::LinkUp { peer, spiffe_id, address });
+                self.tell_observed(session, address);
+                self.tell(What::LinkUp { peer, spiffe_id, address, origin: origin.word().to_owned() });
             }
             Admission::Replaced { link, old, restarted } => {
                 if restarted {
@@ -103,8 +108,13 @@ impl Node {
                     self.endpoint.resume_path_mtu(session, mtu);
                 }
                 self.on_path_mtu(session, self.endpoint.path_mtu(session).unwrap_or(PATH_MTU_BASE));
+                self.tell_observed(session, address);
             }
             Admission::Redundant => {}
+            Admission::Slower => {
+                const SLOWER: &str = "another way was faster";
+                self.endpoint.close(session, close_code::DONE, SLOWER, self.now);
+            }
             Admission::Full => self.turn_away(session, "no room for another neighbour"),
         }
     }
@@ -174,7 +184,11 @@ impl Node {
     fn on_message(&mut self, session: SessionId, bytes: Vec<u8>) {
         if let Some(link) = self.links.of_session(session) {
             self.heard(session, 0);
-            self.router.handle_message(link, &bytes, self.now);
+            if LinkMessage::is_meant(&bytes) {
+                self.on_link_message(link, &bytes);
+            } else {
+                self.router.handle_message(link, &bytes, self.now);
+            }
         } else if self.endpoint.info(session).is_some_and(|info| info.purpose == Purpose::Join) {
             self.on_join_request(session, &bytes);
         } else if let Some(from) = self.ends.node_of(session) {
@@ -192,23 +206,25 @@ impl Node {
     }
 
     /// What is known to pass to a neighbour at that address.
-    fn path_mtu_of(&self, peer: NodeId, address: SocketAddr) -> Option<usize> {
+    fn path_mtu_of(&self, peer: NodeId, address: Underlay) -> Option<usize> {
         let link = self.links.get(self.links.of_peer(peer)?)?;
         if link.proven.address == address { self.endpoint.path_mtu(link.proven.session) } else { None }
     }
 
     fn on_roam(&mut self, session: SessionId, carrier: Carrier) {
-        if let (Some(id), Carrier::Udp(address)) = (self.links.of_session(session), carrier)
+        if let (Some(id), Some(address)) = (self.links.of_session(session), carrier.underlay())
             && let Some(link) = self.links.get_mut(id)
             && link.proven.session == session
         {
             link.proven.address = address;
+            self.tell_observed(session, address);
         }
     }
 
     /// A session ended or never came to be.
     fn on_session_over(&mut self, session: SessionId, reason: &CloseReason) {
-        self.dialer.session_failed(session, self.now);
+        self.dialer.session_failed(session, Some(why_over(reason)), self.now);
+        self.punch.session_over(session);
         self.ends.session_ended(session, self.now);
         self.receipts.session_ended(session);
         self.join_relay.joiner_left(session);
@@ -235,11 +251,15 @@ impl Node {
         }
         self.egress.forget(id);
         self.dialer.neighbor_lost(link.proven.peer, self.now);
+        self.punch.neighbor_lost(link.proven.peer, self.now);
         self.tell(What::LinkDown { peer: link.proven.peer, reason: reason.to_owned() });
     }
 
     /// The kernel says an interface changed.
     pub(crate) fn on_interface(&mut self, index: u32, up: bool) {
+        if let Some(discovery) = self.discovery.as_mut().filter(|_| up) {
+            discovery.be_heard_soon(self.now);
+        }
         let links: Vec<_> = self.links.iter().filter(|(_, link)| link.interface == index).map(|(id, _)| id).collect();
         for link in links {
             self.router.link_carrier(link, up, self.now);
@@ -247,13 +267,14 @@ impl Node {
     }
 
     /// The kernel could not send. Nobody vouches for an ICMP error and anybody can make one, so it moves no traffic: it is
-    /// counted, and heartbeats decide.
-    pub(crate) fn on_send_failed(&mut self, _to: SocketAddr) {
+    /// counted and remembered as a reason, and heartbeats decide.
+    pub(crate) fn on_send_failed(&mut self, to: Underlay, reason: &str) {
         self.stats.sends_failed += 1;
+        self.dialer.heard_why(to, reason);
     }
 
     /// The kernel will not send so much at once: the links at that address carry less.
-    pub(crate) fn on_datagram_too_big(&mut self, to: SocketAddr, len: usize) {
+    pub(crate) fn on_datagram_too_big(&mut self, to: Underlay, len: usize) {
         let sessions: Vec<_> = self
             .links
             .iter()
@@ -268,7 +289,8 @@ impl Node {
     /// Hands a packet that a session wants sent to whatever carries it.
     pub(crate) fn transmit(&mut self, transmit: Transmit) {
         match transmit.carrier {
-            Carrier::Udp(to) => {
+            Carrier::Udp(_) | Carrier::Tls(_) => {
+                let Some(to) = transmit.carrier.underlay() else { return };
                 if let Some(link) = transmit.session.and_then(|session| self.links.of_session(session)) {
                     self.router.sent(link, self.now);
                 }
@@ -342,6 +364,17 @@ impl Node {
         if sent.is_err() {
             self.stats.messages_unsent += 1;
         }
+    }
+}
+
+/// Why there is no session, in few words.
+fn why_over(reason: &CloseReason) -> String {
+    match reason {
+        CloseReason::HandshakeTimeout(_) => "no answer".to_owned(),
+        CloseReason::Handshake(HandshakeError::Peer(why)) => printable(why),
+        CloseReason::Handshake(error) => printable(&error.to_string()),
+        CloseReason::Peer { reason, .. } => format!("the peer says: {}", printable(reason)),
+        other => other.to_string(),
     }
 }
 

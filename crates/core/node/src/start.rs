@@ -7,21 +7,29 @@ use x0t_identity::{
     AnchorError, AnchorProof, Authority, Bundle, BundleError, KeySource, RotationConfig, StoredAuthorityError, Svid,
     SvidError, VerifyError,
 };
-use x0t_model::{NodeId, Seed, SpiffeId, UnixTime};
+use x0t_model::{NodeId, Seed, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{CertificateDer, EndpointConfig, Provider};
 use x0t_routing::RoutingConfig;
 
 use crate::api::{Record, RecordKind};
 use crate::critical::Rule;
+use crate::discovery::DiscoveryConfig;
 use crate::trust_path::with_causes;
 
 /// How a node behaves. Defaults suit a server in a wired mesh.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Underlay addresses to keep links to.
-    pub peers: Vec<SocketAddr>,
-    /// Where joiners may reach this node; what a join token carries if nothing else is asked for.
+    pub peers: Vec<Underlay>,
+    /// Where joiners may reach this node, and far ends that look for a direct path; what a join token carries if nothing else is
+    /// asked for.
     pub advertised: Vec<SocketAddr>,
+    /// Where TLS is tried on the host of a peer whose UDP address does not answer; `None` for nowhere.
+    pub fallback_port: Option<u16>,
+    /// Whether a direct path is sought to far ends that are reached through relays.
+    pub punch: bool,
+    /// Whether and how neighbours are sought in the local network.
+    pub discovery: Option<DiscoveryConfig>,
     /// How sessions are paced and bounded.
     pub endpoint: EndpointConfig,
     /// How routing is paced and bounded.
@@ -37,6 +45,9 @@ impl Default for NodeConfig {
         Self {
             peers: Vec::new(),
             advertised: Vec::new(),
+            fallback_port: None,
+            punch: false,
+            discovery: None,
             endpoint: EndpointConfig::default(),
             routing: RoutingConfig::default(),
             rotation: RotationConfig::default(),

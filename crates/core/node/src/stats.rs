@@ -71,6 +71,8 @@ pub struct Stats {
     pub messages_unsent: u64,
     /// Kernel errors for a destination.
     pub sends_failed: u64,
+    /// Rendezvous and link messages that cannot be decoded.
+    pub reach_messages_malformed: u64,
     /// Own anchors that could not be signed.
     pub anchors_unproven: u64,
     /// Anchors whose proof does not hold.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use x0t_identity::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
 use x0t_identity::{Authority, Bundle, Failure, Rotation, RotationEvent, RotationView, Svid, sign_anchor};
 use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime};
-use x0t_overlay::{Carrier, CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
+use x0t_overlay::{CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
 use x0t_routing::{DeathReason, Event as RoutingEvent};
 
 use crate::api::{Output, Record, RecordKind, What};
@@ -292,7 +292,7 @@ impl Node {
         let since = self.trust.adopted_at;
         let links = self.links.iter().filter(|(_, link)| link.established_at < since);
         for address in links.map(|(_, link)| link.proven.address).collect::<Vec<_>>() {
-            if self.endpoint.connect(Purpose::Link, Carrier::Udp(address), self.now, self.wall).is_err() {
+            if self.endpoint.connect(Purpose::Link, address.into(), self.now, self.wall).is_err() {
                 self.stats.sessions_unopened += 1;
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use x0t_model::{NodeId, SpiffeId, TrustDomain};
+use x0t_model::{NodeId, SpiffeId, TrustDomain, Underlay};
 
 /// Everything there is to see. Cheap: copied from tables, nothing computed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,8 +50,24 @@ pub struct StatusView {
     pub uptime_ms: u64,
     /// Neighbours that can carry traffic.
     pub links_up: usize,
+    /// Addresses that are dialled and do not answer.
+    #[serde(default)]
+    pub unanswered: Vec<UnansweredView>,
     /// Destinations that can be reached.
     pub reachable: usize,
+}
+
+/// An address that is dialled and does not answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnansweredView {
+    /// Which.
+    pub address: Underlay,
+    /// Why it is dialled: `configured` or `discovered`.
+    pub origin: String,
+    /// Milliseconds for which it has not answered.
+    pub for_ms: u64,
+    /// What is known about the reason.
+    pub reason: String,
 }
 
 /// A neighbour.
@@ -63,6 +79,15 @@ pub struct PeerView {
     pub spiffe_id: SpiffeId,
     /// Where on the underlay.
     pub address: SocketAddr,
+    /// What carries packets there: `udp` or `tls`.
+    #[serde(default)]
+    pub transport: String,
+    /// How the link came about: `configured`, `discovered`, `punched` or `accepted`.
+    #[serde(default)]
+    pub origin: String,
+    /// Where the neighbour sees this node, as it says.
+    #[serde(default)]
+    pub observed: Option<SocketAddr>,
     /// `up`, `suspect`, `down`.
     pub state: String,
     /// Round-trip time in microseconds, the smallest of the last 10 s.

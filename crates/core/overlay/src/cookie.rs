@@ -95,7 +95,11 @@ fn mac(secret: &[u8; 32], carrier: Carrier, purpose: Purpose, src_index: u32, bu
         Carrier::Overlay(node) => {
             hasher.update(&[1]).update(node.as_bytes());
         }
-        Carrier::Relayed { via, remote } => absorb_address(hasher.update(&[2]).update(via.as_bytes()), remote),
+        Carrier::Relayed { via, remote } => {
+            let transport = u8::from(remote.udp().is_none());
+            absorb_address(hasher.update(&[2, transport]).update(via.as_bytes()), remote.address());
+        }
+        Carrier::Tls(address) => absorb_address(hasher.update(&[3]), address),
     }
     hasher.finalize()
 }
@@ -135,6 +139,7 @@ mod tests {
             udp("192.0.2.1:4601"),
             udp("192.0.2.2:4600"),
             udp("[2001:db8::1]:4600"),
+            Carrier::Tls("192.0.2.1:4600".parse().unwrap()),
             Carrier::Overlay(x0t_model::NodeId::from_bytes([0; 16])),
             Carrier::Relayed { via: x0t_model::NodeId::from_bytes([0; 16]), remote: "192.0.2.1:4600".parse().unwrap() },
         ] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
-use x0t_model::{Instant, NodeId, SpiffeId};
+use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 
 use crate::{HandshakeError, HopHeader};
 
@@ -54,15 +54,37 @@ impl fmt::Debug for SessionId {
 pub enum Carrier {
     /// Straight to an address.
     Udp(SocketAddr),
+    /// Straight to an address, in a TLS connection that vouches for nobody.
+    Tls(SocketAddr),
     /// Through the mesh, as the payload of FORWARD packets to this node.
     Overlay(NodeId),
     /// Handed to `via`, which sends it on to an address outside the mesh: a host that is joining.
     Relayed {
         /// The member that relays.
         via: NodeId,
-        /// The address that member sees.
-        remote: SocketAddr,
+        /// Where that member sees it.
+        remote: Underlay,
     },
+}
+
+impl Carrier {
+    /// The place on the underlay, if packets go straight there.
+    pub const fn underlay(self) -> Option<Underlay> {
+        match self {
+            Self::Udp(address) => Some(Underlay::Udp(address)),
+            Self::Tls(address) => Some(Underlay::Tls(address)),
+            Self::Overlay(_) | Self::Relayed { .. } => None,
+        }
+    }
+}
+
+impl From<Underlay> for Carrier {
+    fn from(place: Underlay) -> Self {
+        match place {
+            Underlay::Udp(address) => Self::Udp(address),
+            Underlay::Tls(address) => Self::Tls(address),
+        }
+    }
 }
 
 /// What a session is for. Bound into the handshake (ALPN), so that one kind can never pass for another.

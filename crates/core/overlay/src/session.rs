@@ -114,7 +114,7 @@ impl Session {
             // A join session may pass a relay that only one of its ends knows of.
             (Purpose::Join, _) | (_, Carrier::Relayed { .. }) => RELAYED_OVERHEAD,
             (_, Carrier::Overlay(_)) => FORWARD_OVERHEAD,
-            (_, Carrier::Udp(_)) => 0,
+            (_, Carrier::Udp(_) | Carrier::Tls(_)) => 0,
         }
     }
 

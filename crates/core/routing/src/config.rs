@@ -92,7 +92,8 @@ pub struct RoutingConfig {
     pub initial_delay: Duration,
     /// What a hop costs besides its delay; also the least a claimed metric can be per hop.
     pub hop_penalty: Duration,
-    /// Least improvement that moves the primary successor to another neighbour. The larger of this and a fifth.
+    /// Least improvement that moves the primary successor to another neighbour. The larger of this and a fifth. A link to the
+    /// destination itself takes over as soon as it costs less than the way through relays.
     pub switch_margin: Duration,
     /// Spread flows over the successors that cost at most twice the best, by the inverse of their cost. Off: everything
     /// follows the primary. See the design page on multipath for what either costs.

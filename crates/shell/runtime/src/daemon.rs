@@ -17,10 +17,12 @@ use x0t_netstack::{HostPort, Limits};
 use x0t_node::Drive;
 
 use crate::clock::{self, Clock};
+use crate::discovery::DiscoverySockets;
 use crate::event_loop::{Ending, EventLoop, Io};
 use crate::http::{self, Asset, Listeners, Site};
 use crate::link_events::LinkEvents;
 use crate::state_dir::{MeshFile, StateDir};
+use crate::tls_transport::{TlsListener, TlsTransport};
 use crate::tun::{MTU_RANGE, Tun, TunConfig};
 use crate::udp::UdpSockets;
 
@@ -76,6 +78,10 @@ pub async fn run<N: Drive>(
         udp.send_singly();
     }
     let listen = udp.local_addresses();
+    let tls_listener = settings.listen_tls.map(TlsListener::bind).transpose()?;
+    let tls = TlsTransport::new(tls_listener)?;
+    let takes_part = settings.discovery.then(|| open_to_others(&listen)).filter(|(v4, v6)| *v4 || *v6);
+    let discovery = takes_part.map(|(v4, v6)| DiscoverySockets::open(v4, v6));
     let tcp = settings.http.map(http::bind_tcp).transpose()?;
     let http_address = tcp.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
     let admin = StateDir::admin_socket(state.path());
@@ -97,7 +103,8 @@ pub async fn run<N: Drive>(
     let (forwarding, _forwarding_thread, netstack) = start_forwarding(home, tun.is_some())?;
     apply(&forwarding, &settings.forwards, &settings.exposed, settings.socks)?;
 
-    let (event_loop, handle) = EventLoop::new(node, clock, Io { udp, tun, netstack, links, store: state, stop });
+    let io = Io { udp, tls, discovery, tun, netstack, links, store: state, stop };
+    let (event_loop, handle) = EventLoop::new(node, clock, io);
     let site = Site::new(handle, assets, version).with_forwarding(forwarding);
     let (stop_http, http) = spawn_http(listeners, site)?;
     let started = Started { listen, http: http_address, admin: admin.clone(), interface };
@@ -154,6 +161,12 @@ fn apply(
         forwarding.serve_socks(address).context("cannot serve SOCKS5; choose another address with --socks")?;
     }
     Ok(())
+}
+
+/// Whether a node that listens there can be found by others over IPv4 and over IPv6.
+fn open_to_others(listen: &[SocketAddr]) -> (bool, bool) {
+    let open = |v4: bool| listen.iter().any(|address| address.is_ipv4() == v4 && !address.ip().is_loopback());
+    (open(true), open(false))
 }
 
 /// The first signal asks the node to stop, the second does not wait for it.

@@ -20,19 +20,20 @@ mod stall;
 mod stats;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use x0t_model::Instant;
+use x0t_model::{Instant, Underlay};
 use x0t_netstack::HostPort;
-use x0t_node::{Command, Delivery, Drive, HostOffload, Input, Output, Record, Reply};
+use x0t_node::{Command, Delivery, Drive, HostOffload, Input, Output, Record, Reply, Train};
 
 use crate::clock::Clock;
+use crate::discovery::DiscoverySockets;
 use crate::handle::{NodeHandle, Request, Snapshot};
 use crate::link_events::{LinkChange, LinkEvents};
 use crate::news::News;
 use crate::state_dir::{StateDir, StateDirError};
+use crate::tls_transport::TlsTransport;
 use crate::tun::Tun;
 use crate::udp::{Batch, Received, UdpSockets};
 
@@ -42,6 +43,9 @@ pub use stats::LoopStats;
 /// Packets and bytes taken from the host in one turn: a few super-packets, so that nobody waits long behind them.
 const TUN_BATCH: usize = 32;
 const TUN_BATCH_BYTES: usize = 256 << 10;
+/// Datagrams taken from TLS connections, and beacons, in one turn.
+const FRAMES_BATCH: usize = 64;
+const BEACONS_BATCH: usize = 16;
 /// Rounds of receiving in one turn, so that a flood from the underlay cannot keep everything else waiting.
 const ROUNDS_MAX: usize = 4;
 /// Longer packets than this never come out of the interface: a header and the most that its length field can say.
@@ -75,6 +79,10 @@ impl Store for StateDir {
 pub struct Io<S> {
     /// The underlay.
     pub udp: UdpSockets,
+    /// The underlay where it lets no UDP pass.
+    pub tls: TlsTransport,
+    /// The local network's multicast group, if the node takes part in discovery.
+    pub discovery: Option<DiscoverySockets>,
     /// The host's interface into the mesh, if there is one.
     pub tun: Option<Tun>,
     /// The stack that stands in its place where there is none.
@@ -105,7 +113,7 @@ pub struct EventLoop<N, S> {
     news: News,
     unanswered: BTreeMap<u64, oneshot::Sender<Reply>>,
     next_command: u64,
-    reported_unreachable: BTreeMap<SocketAddr, Instant>,
+    reported_unreachable: BTreeMap<Underlay, Instant>,
     stall: Option<Stall>,
     /// Set once a shutdown has been asked for.
     stop_by: Option<Instant>,
@@ -170,7 +178,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         let now = self.clock.now();
         let running = self.takes_in();
         let deadline = self.next_deadline();
-        let Io { udp, tun, netstack, links, stop, .. } = &mut self.io;
+        let Io { udp, tls, discovery, tun, netstack, links, stop, .. } = &mut self.io;
         tokio::select! {
             biased;
             change = next_link_change(links), if running => match change {
@@ -180,6 +188,8 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             Some(()) = stop.recv() => Wake::Stop,
             Some(request) = self.requests.recv() => Wake::Request(request),
             () = udp.readable(), if running => Wake::Other,
+            () = tls.readable(), if running => Wake::Other,
+            () = beacon_readable(discovery.as_ref()), if running => Wake::Other,
             () = tun_readable(tun.as_ref()), if running => Wake::Other,
             () = netstack::readable(netstack.as_ref()), if running => Wake::Other,
             () = udp.writable() => Wake::Other,
@@ -207,6 +217,9 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         match wake {
             Wake::Link(LinkChange { index, up }) => {
                 self.stats.link_changes += 1;
+                if let Some(discovery) = &mut self.io.discovery {
+                    discovery.set_interface(index, up);
+                }
                 self.handle(Input::Interface { index, up });
             }
             Wake::LinksLost(error) => {
@@ -227,13 +240,14 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         self.perform_outputs();
         let mut more = false;
         for _ in 0..ROUNDS_MAX {
-            let (udp, tun) = (self.take_datagrams(), self.take_packets());
-            more = udp || tun;
+            let (udp, tls, tun) = (self.take_datagrams(), self.take_frames(), self.take_packets());
+            more = udp || tls || tun;
             self.handle_timeout();
             if !more {
                 break;
             }
         }
+        self.take_beacons();
         self.report_unreachable();
         more
     }
@@ -254,9 +268,18 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         while self.stall.is_none() && self.io.udp.is_flushed() {
             let Some(output) = self.node.poll_output() else { return };
             match output {
-                Output::Datagrams { to, train } => {
+                Output::Datagrams { to: Underlay::Udp(to), train } => {
                     if let Some(spent) = self.io.udp.send(to, train) {
                         self.node.reclaim_train(spent);
+                    }
+                }
+                Output::Datagrams { to: Underlay::Tls(to), train } => {
+                    train.datagrams().for_each(|datagram| self.io.tls.send(to, datagram));
+                    self.node.reclaim_train(train);
+                }
+                Output::Beacon(beacon) => {
+                    if let Some(discovery) = &mut self.io.discovery {
+                        discovery.send(&beacon);
                     }
                 }
                 Output::LocalPackets(delivery) => {
@@ -315,11 +338,30 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         // What a node that was just held or has stopped does not get is lost, as datagrams may be.
         for Received { from, interface, train } in batch.drain() {
             if self.takes_in() {
-                self.handle(Input::Datagrams { from, interface, train });
+                self.handle(Input::Datagrams { from: Underlay::Udp(from), interface, train });
             }
         }
         self.batch = batch;
         full
+    }
+
+    fn take_frames(&mut self) -> bool {
+        let mut taken = 0;
+        while taken < FRAMES_BATCH && self.takes_in() {
+            let Some(arrival) = self.io.tls.receive() else { return false };
+            taken += 1;
+            let (from, train) = (Underlay::Tls(arrival.from), Train::single(arrival.bytes));
+            self.handle(Input::Datagrams { from, interface: 0, train });
+        }
+        taken == FRAMES_BATCH
+    }
+
+    fn take_beacons(&mut self) {
+        for _ in 0..BEACONS_BATCH {
+            let received = self.io.discovery.as_mut().filter(|_| self.stall.is_none()).and_then(|d| d.receive());
+            let Some((from, bytes)) = received else { return };
+            self.handle(Input::Beacon { from, bytes: &bytes });
+        }
     }
 
     /// Takes what the host wants carried. The node is asked what to send only after all of it is told.
@@ -397,7 +439,10 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             self.handle(Input::DatagramTooBig { to, len });
         }
         let now = self.clock.now();
-        for to in self.io.udp.take_unreachable() {
+        let by_udp = self.io.udp.take_unreachable().into_iter();
+        let by_udp = by_udp.map(|to| (Underlay::Udp(to), "the network says that it cannot be reached".to_owned()));
+        let by_tls = self.io.tls.take_failures().into_iter().map(|(to, reason)| (Underlay::Tls(to), reason));
+        for (to, reason) in by_udp.chain(by_tls).collect::<Vec<_>>() {
             if self.reported_unreachable.get(&to).is_some_and(|last| now.since(*last) < UNREACHABLE_INTERVAL) {
                 continue;
             }
@@ -407,7 +452,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             if self.reported_unreachable.len() < UNREACHABLE_MAX && self.takes_in() {
                 self.reported_unreachable.insert(to, now);
                 self.stats.unreachable_hints += 1;
-                self.handle(Input::SendFailed { to });
+                self.handle(Input::SendFailed { to, reason: &reason });
             }
         }
     }
@@ -453,6 +498,8 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         }
         let runtime = LoopStats {
             udp: self.io.udp.stats(),
+            tls: self.io.tls.stats(),
+            discovery: self.io.discovery.as_ref().map(DiscoverySockets::stats).unwrap_or_default(),
             events_readers: self.news.readers() as u64,
             stalled: self.stall.is_some(),
             has_interface: self.io.tun.is_some(),
@@ -482,6 +529,13 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
 async fn next_link_change(links: &mut Option<LinkEvents>) -> std::io::Result<LinkChange> {
     match links {
         Some(links) => links.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn beacon_readable(discovery: Option<&DiscoverySockets>) {
+    match discovery {
+        Some(discovery) => discovery.readable().await,
         None => std::future::pending().await,
     }
 }

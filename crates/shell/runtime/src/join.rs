@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use x0t_model::{Instant, UnixTime};
+use x0t_model::{Instant, Underlay, UnixTime};
 use x0t_node::Train;
 use x0t_node::join::JoinClient;
 
 use crate::clock::Clock;
+use crate::tls_transport::{OuterTlsError, TlsTransport};
 use crate::udp::{Batch, BindError, Received, UdpSockets};
 
 /// A join client gives up by itself after [`x0t_node::join::JOIN_DEADLINE`], and knows better why; this is a little later.
@@ -16,19 +17,19 @@ pub const JOIN_DEADLINE: Duration = x0t_node::join::JOIN_DEADLINE.saturating_add
 /// A join client: told what arrives and what time it is, it says what to send.
 pub trait JoinMachine {
     /// A datagram arrived.
-    fn handle_datagram(&mut self, from: SocketAddr, bytes: &mut [u8], now: Instant, wall: UnixTime);
+    fn handle_datagram(&mut self, from: Underlay, bytes: &mut [u8], now: Instant, wall: UnixTime);
     /// The instant given by [`Self::poll_timeout`] has come.
     fn handle_timeout(&mut self, now: Instant, wall: UnixTime);
     /// When to call [`Self::handle_timeout`].
     fn poll_timeout(&self) -> Option<Instant>;
     /// What to send, until `None`.
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)>;
+    fn poll_transmit(&mut self) -> Option<(Underlay, Vec<u8>)>;
     /// Whether it has an outcome.
     fn is_done(&self) -> bool;
 }
 
 impl JoinMachine for JoinClient {
-    fn handle_datagram(&mut self, from: SocketAddr, bytes: &mut [u8], now: Instant, wall: UnixTime) {
+    fn handle_datagram(&mut self, from: Underlay, bytes: &mut [u8], now: Instant, wall: UnixTime) {
         Self::handle_datagram(self, from, bytes, now, wall);
     }
 
@@ -40,7 +41,7 @@ impl JoinMachine for JoinClient {
         Self::poll_timeout(self)
     }
 
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    fn poll_transmit(&mut self) -> Option<(Underlay, Vec<u8>)> {
         Self::poll_transmit(self)
     }
 
@@ -53,11 +54,11 @@ impl JoinMachine for JoinClient {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinProgress {
     /// The first datagram to this address was sent.
-    Asking(SocketAddr),
+    Asking(Underlay),
     /// The first datagram from this address arrived.
-    Heard(SocketAddr),
+    Heard(Underlay),
     /// The kernel says that this address cannot be reached.
-    Unreachable(SocketAddr),
+    Unreachable(Underlay),
 }
 
 /// Why a join has no outcome.
@@ -66,13 +67,16 @@ pub enum JoinIoError {
     /// No socket.
     #[error("cannot open a socket to join with")]
     Bind(#[from] BindError),
+    /// No TLS.
+    #[error("cannot set up TLS to join with")]
+    Tls(#[from] OuterTlsError),
     /// Nobody answered.
     #[error("no answer within {within:?} from {}; is UDP open between here and there?", list(tried))]
     Silence {
         /// How long was waited.
         within: Duration,
         /// Who was asked.
-        tried: Vec<SocketAddr>,
+        tried: Vec<Underlay>,
     },
     /// Somebody answered but did not finish.
     #[error("{} answered but the join did not finish within {within:?}; try again", list(heard))]
@@ -80,11 +84,11 @@ pub enum JoinIoError {
         /// How long was waited.
         within: Duration,
         /// Who answered.
-        heard: Vec<SocketAddr>,
+        heard: Vec<Underlay>,
     },
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
+fn list(addresses: &[Underlay]) -> String {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if texts.is_empty() { "anybody".to_owned() } else { texts.join(", ") }
 }
@@ -100,6 +104,7 @@ pub async fn drive(
 ) -> Result<(), JoinIoError> {
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)].map(|ip| SocketAddr::new(ip, 0));
     let mut udp = UdpSockets::bind(&any)?;
+    let mut tls = TlsTransport::new(None)?;
     let mut batch = Batch::default();
     let (mut tried, mut heard, mut unreachable) = (Vec::new(), Vec::new(), Vec::new());
     let end = Clock.now() + within;
@@ -108,12 +113,17 @@ pub async fn drive(
             if remember(&mut tried, to) {
                 progress(JoinProgress::Asking(to));
             }
-            udp.send(to, Train::single(bytes));
+            match to {
+                Underlay::Udp(to) => drop(udp.send(to, Train::single(bytes))),
+                Underlay::Tls(to) => tls.send(to, &bytes),
+            }
         }
         if machine.is_done() {
             return Ok(());
         }
-        for to in udp.take_unreachable() {
+        let by_udp = udp.take_unreachable().into_iter().map(Underlay::Udp);
+        let by_tls = tls.take_failures().into_keys().map(Underlay::Tls);
+        for to in by_udp.chain(by_tls) {
             if remember(&mut unreachable, to) {
                 progress(JoinProgress::Unreachable(to));
             }
@@ -128,16 +138,25 @@ pub async fn drive(
         tokio::select! {
             () = udp.readable() => {}
             () = udp.writable() => udp.flush(drop),
+            () = tls.readable() => {}
             () = tokio::time::sleep(deadline.since(now)) => {}
         }
         udp.receive(&mut batch, Train::empty);
         for Received { from, mut train, .. } in batch.drain() {
+            let from = Underlay::Udp(from);
             if remember(&mut heard, from) {
                 progress(JoinProgress::Heard(from));
             }
             for datagram in train.datagrams_mut() {
                 machine.handle_datagram(from, datagram, Clock.now(), Clock.wall());
             }
+        }
+        while let Some(mut arrival) = tls.receive() {
+            let from = Underlay::Tls(arrival.from);
+            if remember(&mut heard, from) {
+                progress(JoinProgress::Heard(from));
+            }
+            machine.handle_datagram(from, &mut arrival.bytes, Clock.now(), Clock.wall());
         }
         if machine.poll_timeout().is_some_and(|deadline| deadline <= Clock.now()) {
             machine.handle_timeout(Clock.now(), Clock.wall());
@@ -148,7 +167,7 @@ pub async fn drive(
 /// Addresses worth telling a person about.
 const REMEMBERED_MAX: usize = 32;
 
-fn remember(seen: &mut Vec<SocketAddr>, address: SocketAddr) -> bool {
+fn remember(seen: &mut Vec<Underlay>, address: Underlay) -> bool {
     let new = seen.len() < REMEMBERED_MAX && !seen.contains(&address);
     if new {
         seen.push(address);

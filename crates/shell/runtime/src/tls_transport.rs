@@ -265,7 +265,7 @@ impl TlsTransport {
     }
 
     /// Sends a datagram through the connection to `to`; calls if there is none. What the connection cannot take is dropped.
-    pub fn send(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+    pub fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
         let len = bytes.len();
         if !(1..=FRAME_BYTES_MAX).contains(&len) {
             self.stats.frames_dropped_size += 1;
@@ -276,7 +276,7 @@ impl TlsTransport {
             return;
         }
         let Some(connection) = self.connections.get(&to) else { return };
-        match connection.outbound.try_send(Queued { since: Clock.now(), bytes }) {
+        match connection.outbound.try_send(Queued { since: Clock.now(), bytes: bytes.to_vec() }) {
             Ok(()) => {
                 self.stats.frames_sent += 1;
                 self.stats.bytes_sent += len as u64;

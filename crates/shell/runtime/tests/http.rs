@@ -35,7 +35,10 @@ fn serve() -> Served {
         let support::Told::Command { id, command } = told else { return Vec::new() };
         match command {
             Command::AddPeer { address } => {
-                vec![Output::Event(event(address.port().into())), Output::Reply { id: *id, reply: Reply::Done }]
+                vec![
+                    Output::Event(event(address.address().port().into())),
+                    Output::Reply { id: *id, reply: Reply::Done },
+                ]
             }
             _ => vec![Output::Reply { id: *id, reply: Reply::Refused { reason: "not in this test".to_owned() } }],
         }
@@ -272,7 +275,7 @@ async fn events_are_streamed_with_their_numbers_over_both_sockets() {
     assert!(text.contains("content-type: text/event-stream"));
 
     for port in [7, 8] {
-        let address = SocketAddr::from(([192, 0, 2, 9], port));
+        let address = SocketAddr::from(([192, 0, 2, 9], port)).into();
         served.client().command(Command::AddPeer { address }).await.unwrap();
         let item = within(events.next()).await.unwrap().unwrap();
         assert_eq!(item, EventItem::Event { id: u64::from(port) - 6, event: event(port.into()) });
@@ -284,8 +287,9 @@ async fn events_are_streamed_with_their_numbers_over_both_sockets() {
 #[tokio::test]
 async fn a_reader_that_reconnects_is_told_what_it_missed() {
     let served = serve();
-    let add =
-        |port| served.running.handle.command(Command::AddPeer { address: SocketAddr::from(([192, 0, 2, 9], port)) });
+    let add = |port| {
+        served.running.handle.command(Command::AddPeer { address: SocketAddr::from(([192, 0, 2, 9], port)).into() })
+    };
     for port in [1, 2, 3] {
         add(port).await.unwrap();
     }

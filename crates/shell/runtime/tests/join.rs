@@ -5,14 +5,14 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use x0t_model::{Instant, UnixTime};
+use x0t_model::{Instant, Underlay, UnixTime};
 use x0t_runtime::clock::Clock;
 use x0t_runtime::join::{JoinIoError, JoinMachine, JoinProgress, drive};
 
 /// Asks each address, asks again every 20 ms, and is done with the first answer that says so.
 struct Asker {
     addresses: Vec<SocketAddr>,
-    outbox: Vec<(SocketAddr, Vec<u8>)>,
+    outbox: Vec<(Underlay, Vec<u8>)>,
     ask_again: Option<Instant>,
     done: bool,
 }
@@ -24,12 +24,12 @@ impl Asker {
 }
 
 impl JoinMachine for Asker {
-    fn handle_datagram(&mut self, _: SocketAddr, bytes: &mut [u8], _: Instant, _: UnixTime) {
+    fn handle_datagram(&mut self, _: Underlay, bytes: &mut [u8], _: Instant, _: UnixTime) {
         self.done |= bytes == b"welcome";
     }
 
     fn handle_timeout(&mut self, now: Instant, _: UnixTime) {
-        self.outbox.extend(self.addresses.iter().map(|address| (*address, b"please".to_vec())));
+        self.outbox.extend(self.addresses.iter().map(|address| (Underlay::Udp(*address), b"please".to_vec())));
         self.ask_again = Some(now + Duration::from_millis(20));
     }
 
@@ -37,7 +37,7 @@ impl JoinMachine for Asker {
         self.ask_again
     }
 
-    fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    fn poll_transmit(&mut self) -> Option<(Underlay, Vec<u8>)> {
         self.outbox.pop()
     }
 
@@ -68,7 +68,7 @@ async fn a_join_asks_until_it_is_answered_and_tells_how_it_gets_on() {
     let address = introducer(b"welcome");
     let mut progress = Vec::new();
     drive(&mut Asker::new(vec![address]), Duration::from_secs(5), |step| progress.push(step)).await.unwrap();
-    assert_eq!(progress, [JoinProgress::Asking(address), JoinProgress::Heard(address)]);
+    assert_eq!(progress, [JoinProgress::Asking(address.into()), JoinProgress::Heard(address.into())]);
 }
 
 #[tokio::test]
@@ -78,10 +78,10 @@ async fn a_closed_port_is_told_and_silence_names_who_was_asked() {
     let began = Clock.now();
     let within = Duration::from_millis(200);
     let error = drive(&mut Asker::new(vec![closed]), within, |step| progress.push(step)).await.unwrap_err();
-    assert!(matches!(&error, JoinIoError::Silence { tried, .. } if *tried == [closed]), "{error}");
+    assert!(matches!(&error, JoinIoError::Silence { tried, .. } if *tried == [closed.into()]), "{error}");
     assert!(Clock.now().since(began) >= within);
-    assert_eq!(progress[0], JoinProgress::Asking(closed));
-    assert!(progress.contains(&JoinProgress::Unreachable(closed)));
+    assert_eq!(progress[0], JoinProgress::Asking(closed.into()));
+    assert!(progress.contains(&JoinProgress::Unreachable(closed.into())));
     // Once, however often it was asked.
     assert_eq!(progress.len(), 2, "{progress:?}");
 }
@@ -90,5 +90,5 @@ async fn a_closed_port_is_told_and_silence_names_who_was_asked() {
 async fn an_answer_that_leads_nowhere_is_not_called_silence() {
     let address = introducer(b"hm");
     let error = drive(&mut Asker::new(vec![address]), Duration::from_millis(200), |_| {}).await.unwrap_err();
-    assert!(matches!(&error, JoinIoError::Unfinished { heard, .. } if *heard == [address]), "{error}");
+    assert!(matches!(&error, JoinIoError::Unfinished { heard, .. } if *heard == [address.into()]), "{error}");
 }

@@ -181,7 +181,7 @@ async fn while_the_kernel_takes_nothing_outputs_wait_in_the_node_and_questions_a
     let running = start_at(node, Disk::default(), "0.0.0.0:0");
     let asked = tokio::spawn({
         let handle = running.handle.clone();
-        async move { handle.command(Ask::AddPeer { address: to }).await }
+        async move { handle.command(Ask::AddPeer { address: to.into() }).await }
     });
     let stats = within(async {
         loop {

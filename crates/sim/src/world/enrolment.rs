@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use x0t_identity::{Authority, AuthorityConfig, KeySource, Svid, signing_request};
-use x0t_model::{Entropy, Instant, NodeId, SpiffeId, TrustDomain, UnixTime};
+use x0t_model::{Entropy, Instant, NodeId, SpiffeId, TrustDomain, Underlay, UnixTime};
 use x0t_node::{Node, NodeConfig, RecordKind, Start};
 
 use super::{BEGINNING, Host, Terms};
@@ -76,6 +76,7 @@ pub(super) fn boot(
         blake3::hash(&[terms.seed.to_be_bytes(), (number as u64).to_be_bytes(), host.boots.to_be_bytes()].concat());
     let mut entropy = Entropy::new(*seed.as_bytes());
     let incarnation = entropy.next_u64();
+    let peers = peers.into_iter().map(Underlay::Udp).collect();
     let config = NodeConfig { peers, ..terms.cryptography.node_config() };
     let crypto = terms.cryptography.for_node(entropy.fork("keys"));
     let (start, persist) =

@@ -28,7 +28,8 @@ fn one_token_admits_one_of_many_who_try_at_once() {
     let mut keys = cryptography.keys(Entropy::new([1; 32]));
     let mut clients: Vec<_> = (0..64_u8)
         .map(|n| {
-            let terms = JoinTerms { token: token.clone(), name: Some(format!("n{n}")), via: Vec::new() };
+            let terms =
+                JoinTerms { token: token.clone(), name: Some(format!("n{n}")), via: Vec::new(), fallback_port: None };
             JoinClient::new(terms, cryptography.sessions(), &mut *keys, [n; 32], world.now(), world.wall()).unwrap()
         })
         .collect();
@@ -38,13 +39,13 @@ fn one_token_admits_one_of_many_who_try_at_once() {
                 client.handle_timeout(world.now(), world.wall());
             }
             while let Some((to, bytes)) = client.poll_transmit() {
-                world.inject(Network::host_at(to).unwrap(), address(n as u16), bytes);
+                world.inject(Network::host_at(to.address()).unwrap(), address(n as u16), bytes);
             }
         }
         for (_, to, mut bytes) in world.captured() {
             if let Some(n) = (0..64).find(|n| address(*n) == to) {
                 let (now, wall) = (world.now(), world.wall());
-                clients[usize::from(n)].handle_datagram(Network::address(0), &mut bytes, now, wall);
+                clients[usize::from(n)].handle_datagram(Network::address(0).into(), &mut bytes, now, wall);
             }
         }
         world.advance(SECOND / 100);

@@ -118,7 +118,7 @@ fn nobody_speaks_for_another_far_end_and_no_join_comes_by_the_back_door() {
 fn a_peer_that_accepts_and_hangs_up_is_not_dialled_in_a_loop() {
     let (mut world, mut mallory) = with_mallory(4);
     let a = world.host("A");
-    world.command(a, Command::AddPeer { address: mallory.address });
+    world.command(a, Command::AddPeer { address: mallory.address.into() });
     let begun = counter(&world, a, "overlay_handshakes_begun");
     let mut hung_up = 0;
     for _ in 0..6_000 {

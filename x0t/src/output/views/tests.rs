@@ -31,6 +31,7 @@ fn alpha() -> StatusView {
         epoch: 3,
         uptime_ms: 5_400_000,
         links_up: 2,
+        unanswered: Vec::new(),
         reachable: 3,
     }
 }
@@ -40,6 +41,9 @@ fn peer(name: &str, state: &str, rtt_us: Option<u32>) -> PeerView {
         node_id: node(name),
         spiffe_id: id(name),
         address: "192.0.2.7:4600".parse().unwrap(),
+        transport: "udp".to_owned(),
+        origin: "configured".to_owned(),
+        observed: None,
         state: state.to_owned(),
         rtt_us,
         loss_permille: 25,
@@ -109,9 +113,9 @@ fn peers_are_sorted_by_name() {
     golden(
         &peers(&list, &alpha(), Style::Plain),
         "
-PEER   STATE    ADDRESS             RTT   LOSS     COST  HEARD
-beta   up       192.0.2.7:4600  0.84 ms  2.5 %  1.30 ms  now
-gamma  suspect  192.0.2.7:4600        -  2.5 %  1.30 ms  4 s ago
+PEER   STATE    ADDRESS         ORIGIN          RTT   LOSS     COST  HEARD
+beta   up       192.0.2.7:4600  configured  0.84 ms  2.5 %  1.30 ms  now
+gamma  suspect  192.0.2.7:4600  configured        -  2.5 %  1.30 ms  4 s ago
 ",
     );
 }
@@ -207,4 +211,17 @@ fn every_field_that_scripts_see_is_documented() {
             assert!(PAGE.contains(&format!("`{field}`")), "COMMANDS.md does not tell what `{field}` is");
         }
     }
+}
+
+#[test]
+fn peers_over_tls_and_addresses_that_do_not_answer_say_so() {
+    let mut beta = peer("beta", "up", Some(840));
+    (beta.transport, beta.address) = ("tls".to_owned(), "192.0.2.7:443".parse().unwrap());
+    let address = "192.0.2.7:4600".parse().unwrap();
+    let unanswered =
+        UnansweredView { address, origin: "configured".to_owned(), for_ms: 12_000, reason: "no answer".to_owned() };
+    let shown = peers(&[beta], &StatusView { unanswered: vec![unanswered], ..alpha() }, Style::Plain);
+    assert!(shown.contains("tls://192.0.2.7:443"), "{shown}");
+    let last = shown.lines().last().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(last, "192.0.2.7:4600 configured 12 s no answer");
 }

@@ -18,7 +18,7 @@ enum Source {
 impl Source {
     fn of(carrier: Carrier) -> Self {
         match carrier {
-            Carrier::Udp(address) => match address.ip().to_canonical() {
+            Carrier::Udp(address) | Carrier::Tls(address) => match address.ip().to_canonical() {
                 IpAddr::V4(v4) => Self::V4(v4.octets()),
                 IpAddr::V6(v6) => {
                     let [a, b, c, d, ..] = v6.segments().map(u16::to_be_bytes);

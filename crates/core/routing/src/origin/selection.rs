@@ -100,7 +100,7 @@ impl Origin {
         true
     }
 
-    /// The nearest feasible neighbour of the best rank, unless the present primary is nearly as near.
+    /// The nearest feasible neighbour of the best rank, unless the present primary is nearly as near and it is no direct link.
     fn pick_primary(&self, config: &RoutingConfig) -> Option<usize> {
         let incumbent = self.successors.as_slice().first();
         let mut best: Option<(u8, Metric, usize)> = None;
@@ -128,7 +128,9 @@ impl Origin {
                 weigh(candidate.smoothed, candidate.level)
             };
             let (old, new) = ((present_metric, smoothed(present_index)), (metric, smoothed(index)));
-            if !is_worth_switching(old, new, config.switch_margin) {
+            // The destination itself spares every relay its work: cheaper is enough.
+            let spares_relays = self.candidates[index].hops == 0 && new.0 < old.0 && new.1 < old.1;
+            if !spares_relays && !is_worth_switching(old, new, config.switch_margin) {
                 return Some(present_index);
             }
         }

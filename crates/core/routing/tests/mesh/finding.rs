@@ -63,6 +63,17 @@ fn small_changes_of_delay_do_not_move_the_primary() {
 }
 
 #[test]
+fn a_direct_link_takes_over_from_a_relay_as_soon_as_it_costs_less() {
+    let mut net = Net::of("A-B:2 B-D:2");
+    net.settle();
+    assert_eq!(net.next_hop("A", "D").as_deref(), Some("B"));
+    let wire = net.add_wire("A", "D", Duration::from_millis(3));
+    net.connect(wire);
+    net.advance_ms(30_000);
+    assert_eq!(net.next_hop("A", "D").as_deref(), Some("D"), "1 ms is enough: it spares B the work");
+}
+
+#[test]
 fn a_much_better_path_moves_the_primary() {
     let mut net = Net::of("A-B:20 B-D:20 A-C:1 C-D:1");
     net.cut("C", "D");

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use x0t_netstack::StackStats;
 
+use crate::discovery::DiscoveryStats;
+use crate::tls_transport::TlsStats;
 use crate::udp::UdpStats;
 
 /// Counters of an event loop since it began, and its present condition.
@@ -11,6 +13,12 @@ use crate::udp::UdpStats;
 pub struct LoopStats {
     /// The underlay sockets.
     pub udp: UdpStats,
+    /// The connections of the fallback transport.
+    #[serde(default)]
+    pub tls: TlsStats,
+    /// The beacons in the local network.
+    #[serde(default)]
+    pub discovery: DiscoveryStats,
     /// How often the loop woke up.
     pub wakeups: u64,
     /// How often a deadline of the node had come.

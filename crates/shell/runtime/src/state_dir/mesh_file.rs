@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use x0t_model::TrustDomain;
+use x0t_model::{TrustDomain, Underlay};
 use x0t_netstack::spec::{Exposure, Forward};
 use x0t_node::critical::Rule;
 
@@ -23,10 +23,22 @@ pub struct MeshFile {
     pub listen: Vec<SocketAddr>,
     /// Underlay addresses to keep links to.
     #[serde(default)]
-    pub peers: Vec<SocketAddr>,
+    pub peers: Vec<Underlay>,
     /// Underlay addresses that others are told; the listening ones if empty.
     #[serde(default)]
     pub advertise: Vec<SocketAddr>,
+    /// TCP address where peers that cannot use UDP are served over TLS; `null` for nowhere.
+    #[serde(default)]
+    pub listen_tls: Option<SocketAddr>,
+    /// TCP port where TLS is tried on the host of a peer whose UDP address does not answer; `null` for never.
+    #[serde(default = "default_fallback_port")]
+    pub fallback_port: Option<u16>,
+    /// Whether neighbours are sought in the local network. Never on loopback.
+    #[serde(default = "yes")]
+    pub discovery: bool,
+    /// Whether direct paths are sought to nodes that are reached through relays.
+    #[serde(default = "yes")]
+    pub punch: bool,
     /// Where the live page, API and metrics are read; `null` for nowhere. The admin socket exists in any case.
     pub http: Option<SocketAddr>,
     /// Whether the host gets an interface into the mesh.
@@ -63,6 +75,8 @@ impl MeshFile {
     pub const VERSION: u32 = 1;
     /// The port that nodes listen on if nothing else is said.
     pub const DEFAULT_PORT: u16 = 4600;
+    /// The TCP port of HTTPS: what a network that blocks UDP still lets pass.
+    pub const DEFAULT_FALLBACK_PORT: u16 = 443;
     /// Where the live page is served if nothing else is said.
     pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
     /// All addresses of both families, on the default port.
@@ -80,6 +94,10 @@ impl MeshFile {
             listen: Self::DEFAULT_LISTEN.to_vec(),
             peers: Vec::new(),
             advertise: Vec::new(),
+            listen_tls: None,
+            fallback_port: default_fallback_port(),
+            discovery: true,
+            punch: true,
             http: Some(Self::DEFAULT_HTTP),
             tun: TunMode::default(),
             tun_name: default_tun_name(),
@@ -96,6 +114,14 @@ impl MeshFile {
 
 fn default_critical() -> Vec<Rule> {
     vec![Rule::EXPEDITED]
+}
+
+const fn default_fallback_port() -> Option<u16> {
+    Some(MeshFile::DEFAULT_FALLBACK_PORT)
+}
+
+const fn yes() -> bool {
+    true
 }
 
 fn default_tun_name() -> String {

@@ -41,11 +41,11 @@ async fn settle(transport: &mut TlsTransport, done: impl Fn(&TlsTransport) -> bo
 async fn datagrams_cross_in_both_directions_and_the_first_is_not_lost() {
     let (mut server, address) = listening();
     let mut client = TlsTransport::new(None).unwrap();
-    client.send(address, b"hello".to_vec());
+    client.send(address, b"hello");
     let first = arrival(&mut server).await;
     assert_eq!(first.bytes, b"hello");
     for number in 0..100u8 {
-        server.send(first.from, vec![number; 1400]);
+        server.send(first.from, &vec![number; 1400]);
         assert_eq!(arrival(&mut client).await, Arrival { from: address, bytes: vec![number; 1400] });
     }
     assert_eq!((server.stats().connections_accepted, client.stats().connections_made), (1, 1));
@@ -59,11 +59,11 @@ async fn an_address_where_nobody_listens_is_reported_and_not_called_again_at_onc
         listener.local_address().unwrap()
     };
     let mut client = TlsTransport::new(None).unwrap();
-    client.send(closed, vec![1]);
+    client.send(closed, &[1]);
     settle(&mut client, |client| client.stats().connections_failed == 1).await;
     let failures = client.take_failures();
     assert!(failures[&closed].contains("refused"), "{failures:?}");
-    client.send(closed, vec![1]);
+    client.send(closed, &[1]);
     assert_eq!((client.stats().connections_open, client.stats().frames_dropped_unconnected), (0, 1));
 }
 
@@ -71,11 +71,11 @@ async fn an_address_where_nobody_listens_is_reported_and_not_called_again_at_onc
 async fn who_called_and_left_is_not_called_back() {
     let (mut server, address) = listening();
     let mut client = TlsTransport::new(None).unwrap();
-    client.send(address, vec![1]);
+    client.send(address, &[1]);
     let from = arrival(&mut server).await.from;
     drop(client);
     settle(&mut server, |server| server.stats().connections_open == 0).await;
-    server.send(from, vec![2]);
+    server.send(from, &[2]);
     assert_eq!((server.stats().connections_open, server.stats().frames_dropped_unconnected), (0, 1));
 }
 
@@ -83,12 +83,12 @@ async fn who_called_and_left_is_not_called_back() {
 async fn a_full_connection_drops_and_never_blocks() {
     let (mut server, address) = listening();
     let mut client = TlsTransport::new(None).unwrap();
-    client.send(address, vec![1]);
+    client.send(address, &[1]);
     arrival(&mut server).await;
     // The server reads no more news, so its connection stops reading, and in the end the client's stops writing.
     for _ in 0..40 {
         for _ in 0..OUTBOUND_MAX {
-            client.send(address, vec![0; FRAME_BYTES_MAX]);
+            client.send(address, &vec![0; FRAME_BYTES_MAX]);
         }
         tokio::task::yield_now().await;
     }
@@ -98,8 +98,8 @@ async fn a_full_connection_drops_and_never_blocks() {
 #[tokio::test]
 async fn what_fits_no_frame_is_dropped_before_anything_is_called() {
     let mut client = TlsTransport::new(None).unwrap();
-    client.send(HERE, Vec::new());
-    client.send(HERE, vec![0; FRAME_BYTES_MAX + 1]);
+    client.send(HERE, &[]);
+    client.send(HERE, &vec![0; FRAME_BYTES_MAX + 1]);
     assert_eq!((client.stats().frames_dropped_size, client.stats().connections_open), (2, 0));
 }
 
@@ -139,7 +139,7 @@ async fn garbage_in_place_of_tls_reaches_nobody() {
     drop(timeout(PATIENCE, stranger.read_to_end(&mut answer)).await.expect("the connection ends"));
     // A good caller is served meanwhile.
     let mut client = TlsTransport::new(None).unwrap();
-    client.send(address, vec![7]);
+    client.send(address, &[7]);
     assert_eq!(arrival(&mut server).await.bytes, [7]);
     assert_eq!(server.stats().connections_accepted, 1);
 }

@@ -17,6 +17,7 @@ use x0t_runtime::clock::Clock;
 use x0t_runtime::event_loop::{Ending, EventLoop, Io, Store};
 use x0t_runtime::handle::NodeHandle;
 use x0t_runtime::state_dir::StateDirError;
+use x0t_runtime::tls_transport::TlsTransport;
 use x0t_runtime::udp::UdpSockets;
 
 /// What a script is told, in a form that can be kept and compared.
@@ -55,12 +56,13 @@ impl Drive for Scripted {
             Input::HostInterface(_) => return,
             Input::Datagrams { from, interface, train } => {
                 assert_eq!(train.count(), 1, "scripts are told of one datagram at a time");
-                Told::Datagram { from, interface, bytes: train.bytes().to_vec() }
+                Told::Datagram { from: from.address(), interface, bytes: train.bytes().to_vec() }
             }
             Input::LocalPacket { bytes, .. } => Told::LocalPacket(bytes.to_vec()),
             Input::Interface { index, up } => Told::Interface { index, up },
-            Input::SendFailed { to } => Told::SendFailed { to },
+            Input::SendFailed { to, .. } => Told::SendFailed { to: to.address() },
             Input::DatagramTooBig { to, len } => Told::DatagramTooBig { to, len },
+            Input::Beacon { .. } => panic!("no discovery in this test"),
             Input::Command { id, command } => Told::Command { id, command },
             Input::Timeout => {
                 self.timeout.lock().unwrap().take();
@@ -86,7 +88,7 @@ impl Drive for Scripted {
 
 /// One datagram for `to`.
 pub fn datagram(to: SocketAddr, bytes: Vec<u8>) -> Output {
-    Output::Datagrams { to, train: Train::single(bytes) }
+    Output::Datagrams { to: to.into(), train: Train::single(bytes) }
 }
 
 /// A disk that refuses while it is told to, and remembers what it was given.
@@ -125,7 +127,16 @@ pub fn start_at(node: Scripted, disk: Disk, address: &str) -> Running {
     let udp = UdpSockets::bind(&[address.parse().unwrap()]).unwrap();
     let address = udp.local_addresses()[0];
     let (stop, stop_receiver) = mpsc::channel(2);
-    let io = Io { udp, tun: None, netstack: None, links: None, store: disk, stop: stop_receiver };
+    let io = Io {
+        udp,
+        tls: TlsTransport::new(None).unwrap(),
+        discovery: None,
+        tun: None,
+        netstack: None,
+        links: None,
+        store: disk,
+        stop: stop_receiver,
+    };
     let (event_loop, handle) = EventLoop::new(node, Clock, io);
     Running { handle, address, stop, ending: tokio::spawn(event_loop.run()) }
 }
@@ -169,6 +180,9 @@ pub fn sample_view() -> View {
         path_mtu: Some(1452),
         heard_ms_ago: 12,
         interface: 3,
+        transport: "udp".to_owned(),
+        origin: "configured".to_owned(),
+        observed: None,
     };
     let successor = |via| SuccessorView { via, metric_us: 1_800, usable: true, weight: 1, demoted: 0, suspect: false };
     let route = |name: &str, via: &[&str]| RouteView {
@@ -196,6 +210,7 @@ pub fn sample_view() -> View {
             epoch: 4,
             uptime_ms: 61_500,
             links_up: 1,
+            unanswered: Vec::new(),
             reachable: 2,
         },
         peers: vec![peer("bravo", "up"), peer("charlie", "down")],

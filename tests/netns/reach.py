@@ -128,11 +128,15 @@ def counter(mesh, node, name):
 class Pings:
     """An echo every 20 ms, for as long as it is wanted."""
 
+    running = []
+
     def __init__(self, node, target):
         self.process = subprocess.Popen(["ip", "netns", "exec", PREFIX + node, "ping", "-6", "-i", "0.02", "-q", target],
                                         stdout=subprocess.PIPE, text=True)
+        self.running.append(self)
 
     def stop(self):
+        self.running.remove(self)
         self.process.send_signal(signal.SIGINT)
         out, _ = self.process.communicate(timeout=10)
         return re.search(r"(\d+) packets transmitted, (\d+) received", out).groups()
@@ -282,6 +286,8 @@ def main():
                 for view in ("peers", "sessions", "routes"):
                     print(f"--- {node} {view}\n" + mesh.x0t(node, view, check=False), file=sys.stderr)
     finally:
+        for pings in Pings.running:
+            pings.process.kill()
         for node in ("a", "b", "c", "r", "d", "e"):
             if os.path.isdir(f"{folder}/{node}"):
                 mesh.x0t(node, "down", check=False)

@@ -17,8 +17,10 @@ import sys
 import tempfile
 import time
 
-import diamond
-from diamond import inside, next_hop, two_ways, wait
+from diamond import Mesh, next_hop, two_ways
+from lab import wait
+
+PREFIX = "x0tg-"
 
 # Carried packets are longer than this as IP packets, and what a relay says for itself between two announcements is shorter.
 SMALL = 450
@@ -52,14 +54,14 @@ print(number)
 """
 
 
-def hole(relay, condition):
+def hole(mesh, relay, condition):
     """An nft table on the relay that drops what it sends towards b."""
-    rule = f"oifname \"{diamond.device(relay, 'b')}\" meta l4proto udp {condition}"
-    inside(relay, "nft", "table ip hole { chain out { type filter hook output priority 0; %s drop; }; }" % rule)
+    rule = f"oifname \"{mesh.device(relay, 'b')}\" meta l4proto udp {condition}"
+    mesh.inside(relay, "nft", "table ip hole { chain out { type filter hook output priority 0; %s drop; }; }" % rule)
 
 
-def fill(relay):
-    inside(relay, "nft", "delete table ip hole", check=False)
+def fill(mesh, relay):
+    mesh.inside(relay, "nft", "delete table ip hole", check=False)
 
 
 def dropped_conditions():
@@ -72,7 +74,7 @@ def dropped_conditions():
 
 def received(mesh):
     """How many packets b's host was handed."""
-    with os.popen(f"ip netns exec {diamond.PREFIX}b cat /proc/net/snmp6") as lines:
+    with os.popen(f"ip netns exec {PREFIX}b cat /proc/net/snmp6") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("Udp6InDatagrams"))
 
 
@@ -85,7 +87,7 @@ def moved_away(mesh, relay, since, limit):
 
 
 def source(address, seconds, rate, size, tos=0):
-    command = ["ip", "netns", "exec", diamond.PREFIX + "a", sys.executable, "-c", SOURCE, address]
+    command = ["ip", "netns", "exec", PREFIX + "a", sys.executable, "-c", SOURCE, address]
     return subprocess.Popen(command + [str(seconds), str(rate), str(size), str(tos)], stdout=subprocess.PIPE, text=True)
 
 
@@ -101,15 +103,15 @@ def main():
         if not shutil.which(tool):
             print(f"skipped: needs {tool}")
             return 0
-    diamond.PREFIX = "x0tg-"
     folder = tempfile.mkdtemp(prefix="x0t-greyhole-")
-    mesh = diamond.Mesh(os.path.abspath(options.binary), folder)
+    mesh = Mesh(options.binary, folder)
+    mesh.prefix = PREFIX
     results, error, sink = [], None, None
     try:
         mesh.build()
         wait(lambda: two_ways(mesh), "two ways between a and b")
         address = mesh.status("b")["overlay_address"]
-        sink = subprocess.Popen(["ip", "netns", "exec", diamond.PREFIX + "b", sys.executable, "-c", SINK, address])
+        sink = subprocess.Popen(["ip", "netns", "exec", PREFIX + "b", sys.executable, "-c", SINK, address])
         time.sleep(0.5)
         for name, (condition, size, goal, rate) in dropped_conditions().items():
             wait(lambda: two_ways(mesh), "two ways before a hole", 40)
@@ -117,10 +119,10 @@ def main():
             stream = source(address, 2 + 5 * goal, rate, size)
             time.sleep(1.5)
             relay = next_hop(mesh, "a", "b")[0]
-            hole(relay, condition)
+            hole(mesh, relay, condition)
             found = moved_away(mesh, relay, time.monotonic(), 4 * goal + 0.5)
             stream.communicate(timeout=60)
-            fill(relay)
+            fill(mesh, relay)
             results.append({"hole": f"{relay} drops {name}", "found_s": found and round(found, 3), "goal_s": goal})
         # A critical flow (DSCP 46) under a hole in either relay in turn: nothing may be lost.
         lost = sent = 0
@@ -130,20 +132,16 @@ def main():
                 before = received(mesh)
                 stream = source(address, 2.0, 200, PAYLOAD, 46 << 2)
                 time.sleep(0.7)
-                hole(relay, f"meta length > {SMALL}")
+                hole(mesh, relay, f"meta length > {SMALL}")
                 number = int(stream.communicate(timeout=30)[0])
                 time.sleep(0.3)
-                fill(relay)
+                fill(mesh, relay)
                 (sent, lost) = (sent + number, lost + number - (received(mesh) - before))
                 time.sleep(2)
         results.append({"hole": "critical flow, 4 holes", "sent": sent, "lost": lost})
     except (RuntimeError, OSError, ValueError) as failed:
         error = failed
-        for node in diamond.NODES:
-            try:
-                print(f"--- {node}\n" + mesh.x0t(node, "peers") + mesh.x0t(node, "routes"), file=sys.stderr)
-            except (RuntimeError, OSError) as silent:
-                print(f"--- {node}: {silent}", file=sys.stderr)
+        mesh.describe(sys.stderr)
     finally:
         if sink:
             sink.kill()

@@ -248,17 +248,18 @@ impl Receipts {
         let mut note = |due: Option<Instant>| next = next.into_iter().chain(due).min();
         self.outbound.retain(|_, end| now.since(end.used_at) < FORGOTTEN_AFTER || end.ways.iter().any(Way::is_suspect));
         for (node, end) in self.outbound.iter_mut().filter(|(_, end)| end.reports) {
-            for way in &mut end.ways {
-                while let Some(step) = way.step(end.used_at, now) {
+            let large = end.large_at.is_some_and(|at| now.since(at) < way::IDLE);
+            for (at, way) in end.ways.iter_mut().enumerate() {
+                while let Some(step) = way.step(end.used_at, large, now) {
+                    if matches!(step, Step::Suspect | Step::Trust) {
+                        end.ledger.forget_way(at as u8);
+                    }
                     let (node, link) = (*node, way.link);
                     self.actions.push_back(match step {
                         Step::Hedge => Action::Hedge { node, link },
                         Step::Suspect => Action::Suspect { node, link },
                         Step::Trust => Action::Trust { node, link },
-                        Step::Probe => {
-                            let large = end.large_at.is_some_and(|at| now.since(at) < way::IDLE);
-                            Action::Probe { node, link, size: way.probe_size(large) }
-                        }
+                        Step::Probe => Action::Probe { node, link, size: way.probe_size(large) },
                     });
                 }
                 note(way.due());

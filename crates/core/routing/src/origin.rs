@@ -131,6 +131,8 @@ pub(crate) struct Origin {
     pub candidates: Vec<Candidate>,
     pub successors: Successors,
     pub hedge: Option<Hedge>,
+    /// No second way is asked for before.
+    pub second_after: Instant,
     pub flags: u8,
     pub lifetime: Duration,
     /// The longest lifetime that was ever granted: offers that came of it may still be about.
@@ -178,6 +180,7 @@ impl Origin {
             candidates: Vec::new(),
             successors: Successors::default(),
             hedge: None,
+            second_after: Instant::ZERO,
             flags: 0,
             lifetime: config.route_lifetime_min,
             longest_lifetime: config.route_lifetime_min,

@@ -130,7 +130,7 @@ impl Ledger {
             let news = arrived & !run.seen;
             if news != 0 {
                 run.seen |= arrived;
-                way.arrived(run.last - u64::from(news.trailing_zeros()), news.count_ones(), run.sent_at);
+                way.arrived(run.last - u64::from(news.trailing_zeros()), (news.count_ones(), run.size), run.sent_at);
                 // What it was held for counts from the arrival of the highest.
                 let tells_time = run.last.checked_sub(seen.highest).is_some_and(|ahead| news >> ahead & 1 == 1);
                 if tells_time {

@@ -177,7 +177,8 @@ impl Lab {
                 self.send(at(link), 1, if size == Size::Large { LARGE } else { SMALL }, true);
                 return;
             }
-            Action::Hedge { .. } | Action::Relax { .. } => return,
+            Action::Relax { .. } => return,
+            Action::Hedge { .. } => return self.log.push((self.now, action)),
             Action::Suspect { link, .. } => _ = self.suspect.insert(at(link)),
             Action::Trust { link, .. } => _ = self.suspect.remove(&at(link)),
             Action::Demote { link, steps, .. } => self.demoted[at(link)] += steps,
@@ -218,14 +219,18 @@ fn a_black_hole_beyond_the_next_hop_is_left_within_sixty_milliseconds_in_the_med
         let fault = lab.now;
         lab.ways[0].loss = [1_000_000; 2];
         lab.stream(SECOND, millis(1 + seed % 10), 1, SMALL);
+        // From here on the next packets go both ways, so they arrive whatever the verdict will be.
+        let hedged =
+            lab.first(|action| matches!(action, Action::Hedge { .. })).unwrap_or_else(|| panic!("seed {seed}"));
+        outages.push(hedged.since(fault));
         let suspected = lab.first(is_suspicion).unwrap_or_else(|| panic!("seed {seed}: never found"));
-        outages.push(suspected.since(fault));
+        assert!(suspected.since(fault) <= millis(120), "seed {seed}: {:?}", suspected.since(fault));
         assert_eq!(lab.current, 1);
         assert_eq!(lab.count(is_suspicion), 1, "seed {seed}: {:?}", lab.log);
     }
     outages.sort();
-    assert!(outages[50] <= millis(60), "p50 {:?}", outages[50]);
-    assert!(outages[99] <= millis(100), "worst {:?}", outages[99]);
+    assert!(outages[50] <= millis(40), "p50 {:?}", outages[50]);
+    assert!(outages[99] <= millis(60), "worst {:?}", outages[99]);
 }
 
 #[test]
@@ -271,7 +276,7 @@ fn a_relay_that_drops_a_third_is_demoted_within_three_seconds() {
 }
 
 #[test]
-fn a_relay_that_drops_large_packets_alone_is_demoted_though_small_ones_pass() {
+fn a_relay_that_drops_large_packets_alone_is_left_though_small_ones_pass() {
     let mut lab = Lab::new(&[Model::of(2, 0), Model::of(3, 0)], 4);
     lab.ways[0].loss = [0, 1_000_000];
     let begun = lab.now;
@@ -284,9 +289,9 @@ fn a_relay_that_drops_large_packets_alone_is_demoted_though_small_ones_pass() {
     lab.pass_until(lab.now + millis(400));
     lab.send(lab.current, 1, LARGE, false);
     lab.pass_until(lab.now + SECOND);
-    let found = lab.first(is_demotion).expect("found").since(begun);
+    let found = lab.first(|action| is_suspicion(action) || is_demotion(action)).expect("found").since(begun);
     assert!(found <= millis(700), "{found:?}");
-    assert!(lab.demoted[0] >= 3 && lab.current == 1, "all of a class is worth more than one step");
+    assert_eq!(lab.current, 1, "and not taken again on the word of small packets");
 }
 
 #[test]

@@ -37,9 +37,11 @@ const KNOWN_LIFE: Duration = Duration::from_secs(600);
 const TALLY_MAX: u32 = 192;
 /// Packets below which a share says nothing.
 const TALLY_MIN: u32 = 8;
-/// The score that is a verdict: ten of ten lost, or about ninety packets at 30 %. A path that loses a tenth comes to it by chance once in
-/// half a day of a hundred packets a second, and if its link loses as much, which is expected then, never.
-const VERDICT: f64 = 6.5;
+/// The score that is a verdict: some 140 packets at 30 %. What loses 5 % on each of three hops comes to it by chance once in hours
+/// of a hundred packets a second, and never once its link is known to lose as much.
+const VERDICT: f64 = 10.0;
+/// So many lost in a row are a verdict too: at 15 % that is chance once in four million.
+const STREAK: u32 = 8;
 /// Beyond this a loss and twice that loss are both everything. In thousandths.
 const TOLERABLE_MAX: u32 = 450;
 /// Packets a comparison needs.
@@ -90,6 +92,8 @@ struct Tally {
     score: f64,
     /// Packets and losses since the score was last zero: since the change, if there was one.
     rise: (u32, u32),
+    /// Lost in a row.
+    streak: u32,
 }
 
 impl Tally {
@@ -108,7 +112,12 @@ impl Tally {
         let kept = (tolerable / (1.0 - 2.0 * tolerable)).ln_1p();
         let change = f64::from(lost) * std::f64::consts::LN_2 - f64::from(sent - lost.min(sent)) * kept;
         self.score = (self.score + change).clamp(0.0, 2.0 * VERDICT);
+        self.streak = if lost == sent { self.streak.saturating_add(lost) } else { 0 };
         self.rise = if self.score > 0.0 { (self.rise.0 + sent, self.rise.1 + lost) } else { (0, 0) };
+    }
+
+    fn is_verdict(&self) -> bool {
+        self.score >= VERDICT || self.streak >= STREAK
     }
 
     /// The loss that led to a verdict, in thousandths. What comes after it counts anew.
@@ -126,7 +135,7 @@ impl Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trust {
     Trusted,
-    Suspect { hold_until: Instant, next_question: Instant, questions: u32, arrived: u32 },
+    Suspect { hold_until: Instant, next_question: Instant, questions: u32, arrived: [u32; 2] },
 }
 
 /// What is known of one way.
@@ -205,7 +214,7 @@ impl Way {
     }
 
     /// `count` packets arrived, of which number `pn` is the newest.
-    pub(super) fn arrived(&mut self, pn: u64, count: u32, sent_at: Instant) {
+    pub(super) fn arrived(&mut self, pn: u64, (count, size): (u32, Size), sent_at: Instant) {
         if self.newest.is_none_or(|(newest, _)| pn > newest) {
             self.newest = Some((pn, sent_at));
             self.relieved |= std::mem::replace(&mut self.hedged, false);
@@ -214,7 +223,7 @@ impl Way {
         if let Trust::Suspect { arrived, .. } = &mut self.trust
             && sent_at >= suspected_at
         {
-            *arrived += count;
+            arrived[size as usize] += count;
         }
     }
 
@@ -248,7 +257,8 @@ impl Way {
     }
 
     pub(super) fn tally(&mut self, size: Size, sent: u32, lost: u32, now: Instant) {
-        if sent > 0 {
+        // What was lost to a hole is no noise to be measured, and has had its verdict.
+        if sent > 0 && !self.is_suspect() {
             let tolerable = self.tolerable[size as usize];
             self.tallies[size as usize].add(sent, lost, tolerable, now);
         }
@@ -268,7 +278,7 @@ impl Way {
     /// By how many doublings it is to be demoted, because it loses more than is tolerable.
     pub(super) fn demotion(&mut self, size: Size, now: Instant) -> Option<u8> {
         let tally = &mut self.tallies[size as usize];
-        if tally.score < VERDICT || now < self.demote_after {
+        if !tally.is_verdict() || now < self.demote_after {
             return None;
         }
         let loss = tally.judge(now);
@@ -324,19 +334,21 @@ impl Way {
                 let spaced = self.probed_at.map_or(Instant::ZERO, |at| at + PROBE_SPACING);
                 (self.since + self.patience()).max(spaced)
             }),
-            _ => Some(self.since + self.patience() + super::REPORT_AFTER),
+            _ => Some(self.since + self.patience() + super::REPORT_AFTER * 2),
         };
         [check, doubt].into_iter().flatten().min()
     }
 
-    /// What is due at `now`; `used_at` is when the far end was last sent anything.
-    pub(super) fn step(&mut self, used_at: Instant, now: Instant) -> Option<Step> {
+    /// What is due at `now`; `used_at` is when the far end was last sent anything, `large` whether large packets are among it.
+    pub(super) fn step(&mut self, used_at: Instant, large: bool, now: Instant) -> Option<Step> {
         if self.due().is_none_or(|due| due > now) {
             return None;
         }
         let idle = now.since(used_at) > IDLE;
         if let Trust::Suspect { hold_until, next_question, questions, arrived } = &mut self.trust {
-            if *arrived >= PROOF && now >= *hold_until || idle {
+            // Small packets prove nothing for large ones where those are sent.
+            let proven = arrived[0] + arrived[1] >= PROOF && (arrived[1] > 0 || !large);
+            if proven && now >= *hold_until || idle {
                 self.trust = Trust::Trusted;
                 self.outstanding = 0;
                 return Some(Step::Trust);
@@ -349,18 +361,17 @@ impl Way {
         if self.copied_at.is_some_and(|at| now.since(at) > IDLE) {
             self.copied_at = None;
         }
-        if self.outstanding > 0 && !self.hedged && now >= self.since + self.patience() {
+        let late = self.since + self.patience();
+        if self.outstanding > 0 && !self.hedged && now >= late {
             self.hedged = true;
             return Some(Step::Hedge);
         }
-        if self.outstanding > 0 && self.outstanding >= self.evidence() {
-            if now < self.since + self.patience() + super::REPORT_AFTER {
-                return self.check_copies(now);
-            }
+        if self.outstanding >= self.evidence() && now >= late + super::REPORT_AFTER * 2 {
             self.suspect(now);
             return Some(Step::Suspect);
         }
-        if self.outstanding > 0 && now >= self.since + self.patience() {
+        let spaced = self.probed_at.is_none_or(|at| now >= at + PROBE_SPACING);
+        if (1..self.evidence()).contains(&self.outstanding) && self.probes < PROBES_MAX && now >= late && spaced {
             self.probes += 1;
             self.probed_at = Some(now);
             return Some(Step::Probe);
@@ -390,7 +401,7 @@ impl Way {
         self.suspicions += 1;
         self.suspected_at = now;
         self.outstanding = 0;
-        self.trust = Trust::Suspect { hold_until: now + hold, next_question: now, questions: 0, arrived: 0 };
+        self.trust = Trust::Suspect { hold_until: now + hold, next_question: now, questions: 0, arrived: [0; 2] };
     }
 }
 
@@ -400,17 +411,16 @@ mod tests {
 
     #[test]
     fn a_tally_speaks_up_for_a_third_lost_and_not_for_a_tenth() {
-        let score = |batches: u32, sent: u32, lost: u32, tolerable: u32| {
+        let verdict = |batches: u32, sent: u32, lost: u32, tolerable: u32| {
             let mut tally = Tally::default();
             (0..batches).for_each(|_| tally.add(sent, lost, tolerable, Instant::ZERO));
-            tally.score
+            tally.is_verdict()
         };
-        assert!(score(1, 10, 10, NOISE) >= VERDICT, "ten of ten");
-        assert!(score(1, 9, 9, NOISE) < VERDICT);
-        assert!(score(10, 10, 3, NOISE) >= VERDICT, "30 of 100");
-        assert!(score(1_000, 10, 1, NOISE) < 1.0, "a tenth, however long");
-        assert!(score(1_000, 10, 3, 400) < 1.0, "no more than others lose");
-        assert!(score(1, 1_000, 1_000, u32::MAX) > 0.0);
+        assert!(verdict(8, 1, 1, NOISE) && !verdict(7, 1, 1, NOISE), "eight in a row");
+        assert!(verdict(20, 10, 3, NOISE), "60 of 200");
+        assert!(!verdict(1_000, 10, 1, NOISE), "a tenth, however long");
+        assert!(!verdict(1_000, 10, 3, 400), "no more than others lose");
+        assert!(verdict(1, 1_000, 1_000, u32::MAX));
     }
 
     #[test]
@@ -423,6 +433,22 @@ mod tests {
         assert_eq!(tally.known.unwrap().0, 500);
         (0..1_000).for_each(|_| tally.add(10, 1, NOISE, Instant::from_millis(40_000)));
         assert!(tally.sent <= TALLY_MAX && (80..=110).contains(&tally.loss()), "{tally:?}");
+    }
+
+    #[test]
+    fn a_way_whose_probes_cannot_be_sent_asks_for_no_more_than_one_at_a_time() {
+        let mut way = Way::new(LinkId(1), Instant::ZERO);
+        way.round_trip(Duration::from_millis(1));
+        way.sent(1, Instant::from_millis(1));
+        let mut steps = 0;
+        for millis in 0..4_000 {
+            let now = Instant::from_millis(millis);
+            way.copied(now);
+            while way.step(now, false, now).is_some() {
+                steps += 1;
+                assert!(steps < 200, "at {now:?}");
+            }
+        }
     }
 
     #[test]

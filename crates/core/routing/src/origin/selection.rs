@@ -220,6 +220,13 @@ impl Origin {
         weights
     }
 
+    /// Whether a neighbour has a way that is merely not feasible.
+    pub(crate) fn has_unfeasible(&self, links: &Links) -> bool {
+        let usable =
+            |candidate: &&Candidate| candidate.metric.is_finite() && links.standing(candidate.slot).is_usable();
+        self.candidates.iter().filter(usable).any(|way| !self.potential.admits(way.seqno, way.metric))
+    }
+
     /// Whom to ask for a newer announcement: neighbours who have a way that is merely not feasible, nearest first.
     pub(crate) fn unfeasible_neighbors(&self, links: &Links) -> Successors {
         let mut ranked: Vec<_> = self

@@ -1,10 +1,15 @@
 //! What was measured end to end, and how it weighs. None of it is told to anybody.
 
+use std::time::Duration;
+
 use x0t_model::{Instant, NodeId};
 
 use super::Router;
-use crate::neighbor::{LinkId, Standing};
+use crate::neighbor::LinkId;
 use crate::origin::Hedge;
+
+/// A second way for critical flows is asked for at most this often, for each destination.
+const SECOND_WAY_SPACING: Duration = Duration::from_secs(1);
 
 impl Router {
     /// Nothing seems to arrive at `dst` by `link`, or (`suspect` false) something does again. A suspect way carries if no other
@@ -58,6 +63,16 @@ impl Router {
         true
     }
 
+    /// A critical flow has one way. If somebody else has one that is merely not feasible, a newer announcement makes it so.
+    pub(super) fn find_second(&mut self, index: u32) {
+        let now = self.clock;
+        let Some(origin) = self.origins.get_mut(index).filter(|origin| now >= origin.second_after) else { return };
+        origin.second_after = now + SECOND_WAY_SPACING;
+        if origin.has_unfeasible(&self.links) {
+            self.request_newer(index, now);
+        }
+    }
+
     /// What the way to `dst` by `link` may be expected to lose, in thousandths: what its first link loses, on every hop.
     pub fn expected_loss(&self, dst: NodeId, link: LinkId) -> u32 {
         let link = self.links.slot_of(link).and_then(|slot| Some((slot, self.links.get(slot)?)));
@@ -71,8 +86,7 @@ impl Router {
         let Some(origin) = self.origins.get(index) else { return };
         let usable = |slot: u32| self.links.standing(slot).is_usable();
         let alternate = origin.feasible().any(|way| usable(way.slot) && !way.doubt.suspect && way.level == 0);
-        let somebody = origin.candidates.iter().any(|way| way.metric.is_finite() && way.standing < Standing::Suspect);
-        if !alternate && somebody && !origin.unfeasible_neighbors(&self.links).as_slice().is_empty() {
+        if !alternate && origin.has_unfeasible(&self.links) {
             self.request_newer(index, now);
         }
     }

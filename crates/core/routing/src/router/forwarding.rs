@@ -40,9 +40,12 @@ impl Router {
             Ok((index, _)) => index,
             Err(known) => return Hops { first: known, copy: None },
         };
-        if critical && let Some((first, second)) = self.most_disjoint(index, None) {
-            self.stats.duplicated += u64::from(packets);
-            return Hops { first: NextHop::Via(first), copy: Some(second) };
+        if critical {
+            if let Some((first, second)) = self.most_disjoint(index, None) {
+                self.stats.duplicated += u64::from(packets);
+                return Hops { first: NextHop::Via(first), copy: Some(second) };
+            }
+            self.find_second(index);
         }
         match self.choose(index, flow, None) {
             Some(choice) => Hops { first: NextHop::Via(choice.link), copy: self.hedge_of(index, &choice, packets) },

@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 
+from lab import run, wait
+
 PREFIX = "x0tf-"
 LINKS = [("a", "b", "10.82.1"), ("x", "a", "10.82.2")]
 GOAL_US = 0.5
@@ -62,27 +64,8 @@ except BlockingIOError:
 """
 
 
-def run(*command, check=True, timeout=60):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    if check and done.returncode != 0:
-        raise RuntimeError(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr or done.stdout}")
-    return done.stdout
-
-
 def inside(node, *command, **options):
     return run("ip", "netns", "exec", PREFIX + node, *command, **options)
-
-
-def wait(done, what, seconds=20):
-    deadline, error = time.monotonic() + seconds, None
-    while time.monotonic() < deadline:
-        try:
-            if done():
-                return
-        except (RuntimeError, ValueError, KeyError) as failed:
-            error = failed
-        time.sleep(0.05)
-    raise RuntimeError(f"not within {seconds} s: {what}" + (f" ({error})" if error else ""))
 
 
 def build():

@@ -31,6 +31,7 @@ mod authority_rules;
 mod bundle;
 mod causes;
 mod csr;
+mod entry;
 mod issuance;
 mod keys;
 mod leaf_rules;
@@ -38,6 +39,7 @@ pub mod message;
 mod pem;
 mod public_key;
 mod rotation;
+mod selector;
 mod svid;
 mod token;
 mod verify;
@@ -49,10 +51,14 @@ pub use authority::{
 };
 pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
+pub use entry::{
+    DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,
+};
 pub use issuance::IssueError;
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
 pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};
+pub use selector::{ENTRY_SELECTORS_MAX, PROCESS_SELECTORS_MAX, SELECTOR_LEN_MAX, Selector, SelectorError, Selectors};
 pub use svid::{Svid, SvidError};
 pub use token::{JoinSecret, JoinToken, ParseTokenError, TOKEN_ADDRESSES_MAX};
 pub use verify::{CERTIFICATE_LEN_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, verify_chain, verify_signature};

@@ -1,10 +1,12 @@
 //! The embedded authority: a CA key, the tokens it has made, and the names it has given away.
 //!
-//! Pure state. A call that changes what must not be forgotten (a token made or used, a name given) returns its answer as a
-//! value; the caller persists [`Authority::to_stored`] **before** letting the answer out. A crash between the two leaves
-//! either nothing changed and nothing said, or everything changed and an answer lost: the second costs the operator a new
-//! token, and never lets one token admit two nodes.
+//! Pure state, changed by [`AuthorityCommand`]s alone. A call that changes what must not be forgotten (a token made or used, a
+//! name given, an entry written) returns its answer as a value; the caller makes what [`Authority::take_journal`] gives
+//! durable **before** letting the answer out. A crash between the two leaves either nothing changed and nothing said, or
+//! everything changed and an answer lost: the second costs the operator a new token, and never lets one token admit two nodes.
 
+mod command;
+mod entries;
 mod refusal;
 mod stored;
 mod tokens;
@@ -18,13 +20,17 @@ use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateDer;
 use x0t_model::{Entropy, SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
 
-pub use self::refusal::{JoinRefusal, RenewRefusal, TokenRefusal};
+pub use self::command::AuthorityCommand;
+use self::entries::Entries;
+pub use self::entries::{ENTRIES_MAX, EntryDelta, Known};
+pub use self::refusal::{CommandRefusal, EntryRefusal, IssueRefusal, JoinRefusal, RenewRefusal, TokenRefusal};
 pub use self::stored::StoredAuthorityError;
 use self::tokens::Tokens;
-pub use self::tokens::{JOIN_TOKENS_MAX, TokenId, TokenState, TokenView};
+pub use self::tokens::{JOIN_TOKENS_MAX, TokenHash, TokenId, TokenState, TokenView};
 use crate::authority_rules;
 use crate::bundle::Bundle;
 use crate::csr;
+use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::issuance::{self, IssueError, Validity};
 use crate::keys::{KeySource, PrivateKey};
 use crate::leaf_rules::parse;
@@ -70,6 +76,14 @@ pub struct Issued {
     pub not_after: UnixTime,
 }
 
+/// Whom a certificate is about, and for how long.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    id: &'a SpiffeId,
+    dns_names: &'a [String],
+    ttl: Duration,
+}
+
 /// The embedded authority of one trust domain, running on one of its nodes.
 pub struct Authority {
     node: SpiffeId,
@@ -82,6 +96,11 @@ pub struct Authority {
     tokens: Tokens,
     /// Every name ever given away and not forgotten, with the time of its last join.
     names: BTreeMap<String, UnixTime>,
+    entries: Entries,
+    /// Counts the changes of the entries; never reused.
+    revision: u64,
+    /// Applied and not yet made durable, in order.
+    journal: Vec<AuthorityCommand>,
 }
 
 impl Authority {
@@ -112,6 +131,9 @@ impl Authority {
             bundle,
             tokens: Tokens::default(),
             names,
+            entries: Entries::default(),
+            revision: 0,
+            journal: Vec::new(),
         })
     }
 
@@ -168,7 +190,9 @@ impl Authority {
         }
         let secret = JoinSecret::from_bytes(entropy.bytes());
         let expires = now + ttl;
-        self.tokens.insert(&secret, name, now, expires)?;
+        let name = name.map(str::to_owned);
+        let command = AuthorityCommand::AddToken { hash: TokenHash(secret.hash()), name, at: now, expires };
+        self.execute(command).map_err(|_| TokenRefusal::TooManyTokens)?;
         let (bundle_digest, authority) = (self.bundle.digest(), self.node.clone());
         Ok(JoinToken { secret, bundle_digest, authority, addresses, expires })
     }
@@ -178,9 +202,9 @@ impl Authority {
         self.tokens.iter()
     }
 
-    /// Forgets a token; whether there was one. Persist afterwards.
+    /// Forgets a token; whether there was one.
     pub fn revoke_token(&mut self, id: TokenId) -> bool {
-        self.tokens.remove(id)
+        self.execute(AuthorityCommand::RevokeToken { id }).is_ok()
     }
 
     /// The names given away, with the time of their last join.
@@ -189,14 +213,86 @@ impl Authority {
     }
 
     /// Forgets a name, so that its node cannot renew and another may have it; whether it was given away. The SVID that is out
-    /// stays valid until its end. The authority's own name is never forgotten. Persist afterwards.
+    /// stays valid until its end. The authority's own name is never forgotten.
     pub fn forget_name(&mut self, name: &str) -> bool {
-        name != self.name && self.names.remove(name).is_some()
+        self.execute(AuthorityCommand::ForgetName { name: name.to_owned() }).is_ok()
+    }
+
+    /// Applies `command` and notes it in the journal. The entry point for everything that an operator decides.
+    pub fn execute(&mut self, command: AuthorityCommand) -> Result<(), CommandRefusal> {
+        self.apply(&command)?;
+        self.journal.push(command);
+        Ok(())
+    }
+
+    /// What was executed since the last call, in order: to be made durable before any answer leaves.
+    pub fn take_journal(&mut self) -> Vec<AuthorityCommand> {
+        std::mem::take(&mut self.journal)
+    }
+
+    /// Keeps a new entry and gives it an id.
+    pub fn create_entry(
+        &mut self,
+        spec: EntrySpec,
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<EntryId, CommandRefusal> {
+        let id = EntryId::from_random(entropy.bytes());
+        self.execute(AuthorityCommand::CreateEntry { id: id.clone(), spec, at: now })?;
+        Ok(id)
+    }
+
+    /// The entries, in the order of their ids.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// One entry.
+    pub fn entry(&self, id: &EntryId) -> Option<&Entry> {
+        self.entries.get(id)
+    }
+
+    /// Counts the changes of the entries.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What `node` has to change in what it knows of the entries for its processes, at most `limit` at a time.
+    pub fn entries_since(&self, node: &SpiffeId, known: Known, limit: usize) -> EntryDelta {
+        self.entries.delta(node, known, self.revision, limit)
+    }
+
+    /// Certifies a key for a workload of `node`, whose identity the session has proven. The entry says everything about the
+    /// certificate; from the request nothing is taken but the key. Changes nothing that needs persisting.
+    pub fn issue_workload(
+        &self,
+        node: &SpiffeId,
+        entry: &EntryId,
+        csr: &[u8],
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Issued, IssueRefusal> {
+        let spec = &self.entry_for(node, entry, now)?.spec;
+        let ttl = spec.x509_ttl.unwrap_or(self.config.svid_ttl);
+        let subject = Subject { id: &spec.spiffe_id, dns_names: &spec.dns_names, ttl };
+        // An identity must not outlive the entry that gives it.
+        let end = spec.expires_at.unwrap_or(self.not_after);
+        Ok(self.issue(subject, &csr::check(csr)?, entropy, now, end)?)
+    }
+
+    /// The entry, if it is in force and for processes of `node`.
+    pub fn entry_for(&self, node: &SpiffeId, entry: &EntryId, now: UnixTime) -> Result<&Entry, IssueRefusal> {
+        let found = self.entries.get(entry).filter(|entry| entry.is_in_force(now));
+        let found = found.ok_or_else(|| IssueRefusal::UnknownEntry(entry.clone()))?;
+        if !found.spec.parent.covers(node) {
+            return Err(IssueRefusal::OtherNode { entry: entry.clone(), node: node.clone() });
+        }
+        Ok(found)
     }
 
     /// Admits the holder of `secret` under `name` (or under the name the token was made for) and certifies the key in `csr`,
-    /// from which nothing else is taken. On success the token is used and the name is given away; persist
-    /// [`Self::to_stored`] before the answer leaves. On refusal nothing changes, so a mistyped name costs no token.
+    /// from which nothing else is taken. On success the token is used and the name is given away. On refusal nothing changes,
+    /// so a mistyped name costs no token.
     pub fn redeem(
         &mut self,
         secret: &JoinSecret,
@@ -224,9 +320,9 @@ impl Authority {
         if self.names.len() >= ISSUED_NAMES_MAX && !self.names.contains_key(&name) {
             return Err(JoinRefusal::TooManyNames);
         }
-        let issued = self.issue(&id, &csr::check(csr)?, entropy, now)?;
-        self.tokens.mark_used(ticket, now, &name);
-        self.names.insert(name, now);
+        let issued = self.issue(self.node_subject(&id), &csr::check(csr)?, entropy, now, self.not_after)?;
+        // Of many that race with one token the log lets one win; found above, it can only be gone by then.
+        self.execute(AuthorityCommand::SpendToken { id: ticket, name, at: now }).map_err(|_| JoinRefusal::Unknown)?;
         Ok(issued)
     }
 
@@ -243,7 +339,7 @@ impl Authority {
         if !known {
             return Err(RenewRefusal::UnknownNode(peer.clone()));
         }
-        Ok(self.issue(peer, &csr::check(csr)?, entropy, now)?)
+        Ok(self.issue(self.node_subject(peer), &csr::check(csr)?, entropy, now, self.not_after)?)
     }
 
     /// An SVID for the node that runs this authority, with a key from `keys`. Works with everything else expired, as long as
@@ -257,33 +353,39 @@ impl Authority {
         let key = keys.generate()?;
         let public_key = SubjectPublicKeyInfo::from_der(key.public_key_info());
         let public_key = public_key.map_err(|error| IssueError::Encoding(error.to_string()))?;
-        let issued = self.issue(&self.node, &public_key, entropy, now)?;
+        let issued = self.issue(self.node_subject(&self.node), &public_key, entropy, now, self.not_after)?;
         Svid::new(issued.chain, key).map_err(|error| IssueError::Encoding(error.to_string()))
+    }
+
+    const fn node_subject<'a>(&self, id: &'a SpiffeId) -> Subject<'a> {
+        Subject { id, dns_names: &[], ttl: self.config.svid_ttl }
     }
 
     fn issue(
         &self,
-        id: &SpiffeId,
+        subject: Subject<'_>,
         public_key: &SubjectPublicKeyInfo,
         entropy: &mut Entropy,
         now: UnixTime,
+        end: UnixTime,
     ) -> Result<Issued, IssueError> {
         if now > self.not_after {
             return Err(IssueError::AuthorityExpired(self.not_after));
         }
-        let backdate = self.config.backdate.min(self.config.svid_ttl / 10);
+        let backdate = self.config.backdate.min(subject.ttl / 10);
         // Whoever outlived its authority would carry an SVID that nobody accepts.
-        let not_after = (now + self.config.svid_ttl).min(self.not_after);
+        let not_after = (now + subject.ttl).min(end).min(self.not_after);
         let validity = Validity { not_before: now - backdate, not_after };
-        let leaf = issuance::leaf(id, public_key, (&self.certificate, &self.key), validity, entropy)?;
-        Ok(Issued { chain: vec![leaf], spiffe_id: id.clone(), not_after })
+        let names = (subject.id, subject.dns_names);
+        let leaf = issuance::leaf(names, public_key, (&self.certificate, &self.key), validity, entropy)?;
+        Ok(Issued { chain: vec![leaf], spiffe_id: subject.id.clone(), not_after })
     }
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (tokens, names) = (self.tokens.iter().count(), self.names.len());
-        write!(f, "Authority({}, {tokens} tokens, {names} names)", self.node)
+        let (tokens, names, entries) = (self.tokens.iter().count(), self.names.len(), self.entries.len());
+        write!(f, "Authority({}, {tokens} tokens, {names} names, {entries} entries)", self.node)
     }
 }
 

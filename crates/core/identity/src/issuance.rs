@@ -71,7 +71,7 @@ pub(crate) fn self_signed_authority(
 
 /// An X.509-SVID for `id`, over `public_key`, signed by `authority`. The subject is empty, so the SAN is critical.
 pub(crate) fn leaf(
-    id: &SpiffeId,
+    (id, dns_names): (&SpiffeId, &[String]),
     public_key: &SubjectPublicKeyInfo,
     authority: (&CertificateDer<'_>, &PrivateKey),
     validity: Validity,
@@ -82,7 +82,10 @@ pub(crate) fn leaf(
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.subject_alt_names = vec![uri(id.to_string())?];
+    params.subject_alt_names.push(uri(id.to_string())?);
+    for name in dns_names {
+        params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name.as_str()).map_err(encoding)?));
+    }
     let (certificate, key) = authority;
     let pair = key.pair()?;
     let issuer = Issuer::from_ca_cert_der(certificate, &*pair).map_err(encoding)?;

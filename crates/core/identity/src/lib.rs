@@ -46,8 +46,9 @@ mod verify;
 
 pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
 pub use authority::{
-    Authority, AuthorityConfig, ISSUED_NAMES_MAX, Issued, JOIN_TOKENS_MAX, JoinRefusal, NODE_NAME_LEN_MAX,
-    RenewRefusal, StoredAuthorityError, TokenId, TokenRefusal, TokenState, TokenView,
+    Authority, AuthorityCommand, AuthorityConfig, CommandRefusal, ENTRIES_MAX, EntryDelta, EntryRefusal,
+    ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX, JoinRefusal, Known, NODE_NAME_LEN_MAX, RenewRefusal,
+    StoredAuthorityError, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};

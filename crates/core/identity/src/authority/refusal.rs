@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use x0t_model::{SpiffeId, SpiffeIdError, UnixTime};
 
-use super::{ISSUED_NAMES_MAX, JOIN_TOKENS_MAX};
+use super::tokens::TokenId;
+use super::{ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX};
 use crate::csr::CsrError;
+use crate::entry::{EntryError, EntryId};
 use crate::issuance::IssueError;
 use crate::token::TOKEN_ADDRESSES_MAX;
 
@@ -131,5 +133,100 @@ impl RenewRefusal {
     /// Whether asking again in the same way is pointless until somebody intervenes.
     pub const fn is_permanent(&self) -> bool {
         matches!(self, Self::UnknownNode(_))
+    }
+}
+
+/// Why an entry is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryRefusal {
+    /// It says something that no entry may say.
+    #[error(transparent)]
+    Invalid(#[from] EntryError),
+    /// Another one gives the same identity to the same processes.
+    #[error("entry {0} gives this identity to the same processes of the same nodes already")]
+    AlreadyExists(EntryId),
+    /// [`ENTRIES_MAX`] are kept.
+    #[error("{max} entries are kept, which is all there may be: delete some", max = ENTRIES_MAX)]
+    TooManyEntries,
+}
+
+/// Why a command is not applied. It has changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandRefusal {
+    /// [`JOIN_TOKENS_MAX`] tokens wait to be used.
+    #[error("{max} join tokens are waiting to be used: revoke some or let them expire", max = JOIN_TOKENS_MAX)]
+    TooManyTokens,
+    /// No such token.
+    #[error("there is no join token {0}")]
+    UnknownToken(TokenId),
+    /// Somebody was faster.
+    #[error("the join token was used at {at:?} by `{by}`")]
+    TokenSpent {
+        /// When.
+        at: UnixTime,
+        /// Under which name.
+        by: String,
+    },
+    /// No such name, or that of the authority itself.
+    #[error("`{0}` is not a name that could be taken back")]
+    UnknownName(String),
+    /// No such entry.
+    #[error("there is no entry {0}")]
+    UnknownEntry(EntryId),
+    /// An entry's id is given twice.
+    #[error("there is an entry {0} already")]
+    EntryExists(EntryId),
+    /// The entry cannot be kept.
+    #[error(transparent)]
+    Entry(#[from] EntryRefusal),
+}
+
+impl CommandRefusal {
+    /// A stable word for the wire, counters and tests; never changes its meaning.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooManyTokens => "too_many_tokens",
+            Self::UnknownToken(_) => "unknown_token",
+            Self::TokenSpent { .. } => "token_used",
+            Self::UnknownName(_) => "unknown_name",
+            Self::UnknownEntry(_) => "unknown_entry",
+            Self::EntryExists(_) | Self::Entry(EntryRefusal::AlreadyExists(_)) => "already_exists",
+            Self::Entry(EntryRefusal::Invalid(_)) => "invalid_entry",
+            Self::Entry(EntryRefusal::TooManyEntries) => "too_many_entries",
+        }
+    }
+}
+
+/// Why a workload's identity is not issued.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IssueRefusal {
+    /// No such entry, or one that has ended.
+    #[error("there is no entry {0} in force")]
+    UnknownEntry(EntryId),
+    /// The entry is for processes of other nodes (a compromised node is worth the identities of its own workloads, no more).
+    #[error("entry {entry} is not for processes of {node}")]
+    OtherNode {
+        /// Which.
+        entry: EntryId,
+        /// Who asked.
+        node: SpiffeId,
+    },
+    /// The signing request is unusable.
+    #[error("the signing request is not acceptable")]
+    BadRequest(#[from] CsrError),
+    /// The authority cannot issue.
+    #[error("the authority cannot issue")]
+    Issue(#[from] IssueError),
+}
+
+impl IssueRefusal {
+    /// A stable word for the wire, counters and tests; never changes its meaning.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownEntry(_) => "unknown_entry",
+            Self::OtherNode { .. } => "other_node",
+            Self::BadRequest(_) => "bad_request",
+            Self::Issue(_) => "cannot_issue",
+        }
     }
 }

@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use x0t_model::{SpiffeId, TrustDomain, UnixTime};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::entries::Entries;
 use super::tokens::{Record, TokenState, Tokens};
-use super::{Authority, AuthorityConfig, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX, check_name, own_certificate};
+use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX, check_name, own_certificate};
 use crate::bundle::Bundle;
+use crate::entry::Entry;
 use crate::keys::PrivateKey;
 
 /// Grows when an older reader would misunderstand the state, and only then.
 const VERSION: u64 = 1;
 /// Bytes of stored state: every table full.
-const STORED_LEN_MAX: usize = 16 * 1024 * 1024;
+const STORED_LEN_MAX: usize = 256 * 1024 * 1024;
 
 /// Why stored state is no authority.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,9 +71,11 @@ impl Authority {
             authority_ttl_s: self.config.authority_ttl.as_secs(),
             tokens: self.tokens.records().map(StoredToken::from).collect(),
             names: self.names.clone(),
+            entries: self.entries.iter().cloned().collect(),
+            revision: self.revision,
         };
         // Room for everything at once: a growing buffer would leave copies of the key behind.
-        let room = 64 * 1024 + 1024 * stored.tokens.len() + 300 * stored.names.len();
+        let room = 64 * 1024 + 1024 * stored.tokens.len() + 300 * stored.names.len() + 512 * stored.entries.len();
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
         if serde_json::to_writer(&mut *bytes, &stored).is_err() {
             // Strings, numbers and maps with string keys always have a JSON form.
@@ -113,6 +117,9 @@ impl Authority {
             tokens: read_tokens(&stored.tokens)?,
             names: read_names(trust_domain, &stored.names)?,
             node: stored.node.clone(),
+            entries: read_entries(trust_domain, &stored)?,
+            revision: stored.revision,
+            journal: Vec::new(),
         })
     }
 }
@@ -161,6 +168,22 @@ fn read_names(
     }
 }
 
+fn read_entries(trust_domain: &TrustDomain, stored: &Stored) -> Result<Entries, StoredAuthorityError> {
+    if stored.entries.len() > ENTRIES_MAX {
+        return Err(content("entries", format!("there are more than {ENTRIES_MAX}")));
+    }
+    let mut entries = Entries::default();
+    for entry in &stored.entries {
+        entry.spec.check(trust_domain).map_err(|error| content("entries", format!("{}: {error}", entry.id)))?;
+        if entry.revision > stored.revision {
+            return Err(content("revision", "an entry is newer than the state"));
+        }
+        entries.restore(entry.clone());
+    }
+    entries.forget_deletions_before(stored.revision);
+    Ok(entries)
+}
+
 fn base64(field: &'static str, text: &str) -> Result<Vec<u8>, StoredAuthorityError> {
     BASE64.decode(text.as_bytes()).map_err(|error| content(field, error))
 }
@@ -187,6 +210,10 @@ struct Stored {
     authority_ttl_s: u64,
     tokens: Vec<StoredToken>,
     names: BTreeMap<String, UnixTime>,
+    #[serde(default)]
+    entries: Vec<Entry>,
+    #[serde(default)]
+    revision: u64,
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]

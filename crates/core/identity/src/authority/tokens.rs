@@ -6,10 +6,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x0t_model::UnixTime;
 
-use super::{JoinRefusal, TokenRefusal};
+use super::{CommandRefusal, JoinRefusal};
 use crate::token::JoinSecret;
 
 /// Tokens that are remembered at a time.
@@ -52,8 +52,33 @@ impl FromStr for TokenId {
 }
 
 impl Serialize for TokenId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The hash of a token's secret, which is all that is ever stored of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenHash(pub(super) [u8; 32]);
+
+impl Serialize for TokenHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        let bytes = bytes.try_into().map_err(|_| serde::de::Error::custom("a token's hash has 32 bytes"))?;
+        Ok(Self(bytes))
     }
 }
 
@@ -107,21 +132,15 @@ pub(super) struct Ticket<'a> {
 pub(super) struct Tokens(BTreeMap<TokenId, Record>);
 
 impl Tokens {
-    /// Remembers a new token, forgetting first what ended long ago and then, if there is no room, what is of no use.
-    pub(super) fn insert(
-        &mut self,
-        secret: &JoinSecret,
-        name: Option<&str>,
-        now: UnixTime,
-        expires: UnixTime,
-    ) -> Result<(), TokenRefusal> {
+    /// Remembers a new token, forgetting first what ended long ago and then, if there is no room, what is of no use. Whether
+    /// there was room.
+    pub(super) fn insert(&mut self, hash: TokenHash, name: Option<&str>, now: UnixTime, expires: UnixTime) -> bool {
         self.0.retain(|_, record| record.expires + REMEMBERED_AFTER_END >= now);
         if self.0.len() >= JOIN_TOKENS_MAX {
             self.0.retain(|_, record| record.expires >= now && record.state == TokenState::Unused);
         }
         let name = name.map(str::to_owned);
-        let record = Record { hash: secret.hash(), name, created: now, expires, state: TokenState::Unused };
-        if self.restore(record) { Ok(()) } else { Err(TokenRefusal::TooManyTokens) }
+        self.restore(Record { hash: hash.0, name, created: now, expires, state: TokenState::Unused })
     }
 
     /// Puts a record back; whether there was room.
@@ -153,10 +172,14 @@ impl Tokens {
         Ok(Ticket { id, name: record.name.as_deref() })
     }
 
-    pub(super) fn mark_used(&mut self, id: TokenId, at: UnixTime, by: &str) {
-        if let Some(record) = self.0.get_mut(&id) {
-            record.state = TokenState::Used { at, by: by.to_owned() };
+    /// Marks a token used, if nobody has used it before.
+    pub(super) fn spend(&mut self, id: TokenId, at: UnixTime, by: &str) -> Result<(), CommandRefusal> {
+        let record = self.0.get_mut(&id).ok_or(CommandRefusal::UnknownToken(id))?;
+        if let TokenState::Used { at, by } = &record.state {
+            return Err(CommandRefusal::TokenSpent { at: *at, by: by.clone() });
         }
+        record.state = TokenState::Used { at, by: by.to_owned() };
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, id: TokenId) -> bool {

@@ -1,0 +1,122 @@
+//! What changes an authority: commands that give the same state wherever and whenever they are applied.
+//!
+//! Everything random or timed is inside the command, so a log of commands is the state (and a replicated log is a replicated
+//! state). A command that does not apply is refused and changes nothing: with several authorities behind one log, the second
+//! of two that spend one token is refused here and nowhere else.
+
+use serde::{Deserialize, Serialize};
+use x0t_model::UnixTime;
+
+use super::Authority;
+use super::refusal::CommandRefusal;
+use super::tokens::{TokenHash, TokenId};
+use crate::entry::{EntryId, EntrySpec};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum AuthorityCommand {
+    /// Remembers a join token by the hash of its secret.
+    AddToken {
+        /// Of the secret.
+        hash: TokenHash,
+        /// The one name it is good for, or any.
+        name: Option<String>,
+        /// When it was made.
+        at: UnixTime,
+        /// Refused from the next second on.
+        expires: UnixTime,
+    },
+    /// Forgets a token.
+    RevokeToken {
+        /// Which.
+        id: TokenId,
+    },
+    /// Uses a token up and gives a name away. Refused if the token was used before: of many that race, one wins.
+    SpendToken {
+        /// Which.
+        id: TokenId,
+        /// By whom.
+        name: String,
+        /// When.
+        at: UnixTime,
+    },
+    /// Takes a name back.
+    ForgetName {
+        /// Which.
+        name: String,
+    },
+    /// Keeps a new registration entry.
+    CreateEntry {
+        /// Its name from now on.
+        id: EntryId,
+        /// What it says.
+        spec: EntrySpec,
+        /// When.
+        at: UnixTime,
+    },
+    /// Replaces what an entry says.
+    UpdateEntry {
+        /// Which.
+        id: EntryId,
+        /// What it says from now on.
+        spec: EntrySpec,
+        /// When.
+        at: UnixTime,
+    },
+    /// Deletes an entry. What was issued for it stays valid until its end.
+    DeleteEntry {
+        /// Which.
+        id: EntryId,
+    },
+}
+
+impl Authority {
+    /// Applies one command, from the own log or from a replicated one. Refused commands change nothing.
+    pub fn apply(&mut self, command: &AuthorityCommand) -> Result<(), CommandRefusal> {
+        match command {
+            AuthorityCommand::AddToken { hash, name, at, expires } => {
+                if !self.tokens.insert(*hash, name.as_deref(), *at, *expires) {
+                    return Err(CommandRefusal::TooManyTokens);
+                }
+            }
+            AuthorityCommand::RevokeToken { id } => {
+                if !self.tokens.remove(*id) {
+                    return Err(CommandRefusal::UnknownToken(*id));
+                }
+            }
+            AuthorityCommand::SpendToken { id, name, at } => {
+                self.tokens.spend(*id, *at, name)?;
+                self.names.insert(name.clone(), *at);
+            }
+            AuthorityCommand::ForgetName { name } => {
+                if *name == self.name || self.names.remove(name).is_none() {
+                    return Err(CommandRefusal::UnknownName(name.clone()));
+                }
+            }
+            AuthorityCommand::CreateEntry { id, spec, at } => {
+                if self.entries.get(id).is_some() {
+                    return Err(CommandRefusal::EntryExists(id.clone()));
+                }
+                self.entries.check(id, spec, self.node.trust_domain())?;
+                self.revision += 1;
+                self.entries.put(id, spec, *at, self.revision);
+            }
+            AuthorityCommand::UpdateEntry { id, spec, at } => {
+                if self.entries.get(id).is_none() {
+                    return Err(CommandRefusal::UnknownEntry(id.clone()));
+                }
+                self.entries.check(id, spec, self.node.trust_domain())?;
+                self.revision += 1;
+                self.entries.put(id, spec, *at, self.revision);
+            }
+            AuthorityCommand::DeleteEntry { id } => {
+                if !self.entries.remove(id, self.revision + 1) {
+                    return Err(CommandRefusal::UnknownEntry(id.clone()));
+                }
+                self.revision += 1;
+            }
+        }
+        Ok(())
+    }
+}

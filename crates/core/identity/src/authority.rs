@@ -8,6 +8,7 @@
 mod command;
 mod entries;
 mod refusal;
+mod server;
 mod stored;
 mod tokens;
 
@@ -24,6 +25,10 @@ pub use self::command::AuthorityCommand;
 use self::entries::Entries;
 pub use self::entries::{ENTRIES_MAX, EntryDelta, Known};
 pub use self::refusal::{CommandRefusal, EntryRefusal, IssueRefusal, JoinRefusal, RenewRefusal, TokenRefusal};
+pub use self::server::{
+    AuthorityAnswer, AuthorityRequest, AuthorityServer, AuthorityStats, OperatorAnswer, OperatorRequest, SYNC_WAIT,
+    ServerOutput, Ticket,
+};
 pub use self::stored::StoredAuthorityError;
 use self::tokens::Tokens;
 pub use self::tokens::{JOIN_TOKENS_MAX, TokenHash, TokenId, TokenState, TokenView};
@@ -326,6 +331,12 @@ impl Authority {
         Ok(issued)
     }
 
+    /// Whether `node` has a place in this trust domain.
+    pub fn knows(&self, node: &SpiffeId) -> bool {
+        let name = node.node_name().filter(|_| node.trust_domain() == self.trust_domain());
+        name.is_some_and(|name| self.names.contains_key(name))
+    }
+
     /// Certifies a new key for `peer`, whose identity the session has proven. Changes nothing that needs persisting.
     pub fn renew(
         &self,
@@ -334,9 +345,7 @@ impl Authority {
         entropy: &mut Entropy,
         now: UnixTime,
     ) -> Result<Issued, RenewRefusal> {
-        let known = peer.trust_domain() == self.trust_domain()
-            && peer.node_name().is_some_and(|name| self.names.contains_key(name));
-        if !known {
+        if !self.knows(peer) {
             return Err(RenewRefusal::UnknownNode(peer.clone()));
         }
         Ok(self.issue(self.node_subject(peer), &csr::check(csr)?, entropy, now, self.not_after)?)

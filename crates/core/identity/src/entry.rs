@@ -22,6 +22,8 @@ pub const HINT_LEN_MAX: usize = 1024;
 pub const DNS_NAMES_MAX: usize = 16;
 /// Foreign trust domains of an entry.
 pub const FEDERATES_WITH_MAX: usize = 32;
+/// Bytes of all selectors and names of an entry together: an entry has to fit into one message to a node.
+pub const ENTRY_TEXT_MAX: usize = 16 * 1024;
 /// The shortest life of anything that is issued: half of it is left for a renewal.
 pub const TTL_MIN: Duration = Duration::from_secs(10);
 /// The longest life of a token (the mission's limit) and of a certificate.
@@ -134,6 +136,9 @@ pub enum EntryError {
     /// More than [`ENTRY_SELECTORS_MAX`].
     #[error("the entry has {0} selectors, at most {max} are allowed", max = ENTRY_SELECTORS_MAX)]
     TooManySelectors(usize),
+    /// More than [`ENTRY_TEXT_MAX`].
+    #[error("the entry's selectors and names have {0} bytes together, at most {max} are allowed", max = ENTRY_TEXT_MAX)]
+    TooLong(usize),
     /// Outside of [`TTL_MIN`] to [`TTL_MAX`].
     #[error("a life of {} s is not between {} s and {} s", .0.as_secs(), TTL_MIN.as_secs(), TTL_MAX.as_secs())]
     BadTtl(Duration),
@@ -230,6 +235,11 @@ impl EntrySpec {
         }
         if self.federates_with.len() > FEDERATES_WITH_MAX {
             return Err(EntryError::TooManyTrustDomains(self.federates_with.len()));
+        }
+        let selectors = self.selectors.iter().map(|selector| selector.as_str().len());
+        let text = selectors.chain(self.dns_names.iter().map(String::len)).sum();
+        if text > ENTRY_TEXT_MAX {
+            return Err(EntryError::TooLong(text));
         }
         if self.federates_with.contains(trust_domain) {
             return Err(EntryError::FederatesWithItself(trust_domain.clone()));

@@ -25,6 +25,7 @@
 //! aws-lc-rs: [`AwsLcKeys`] generates keys, and an ECDSA signature draws a nonce. With [`SeededKeys`] (Ed25519, whose
 //! signatures are deterministic) the whole issuance is repeated byte for byte by repeating the seed.
 
+mod agent_message;
 mod anchor;
 mod authority;
 mod authority_rules;
@@ -44,11 +45,16 @@ mod svid;
 mod token;
 mod verify;
 
+pub use agent_message::{
+    AGENT_BODY_MAX, AUDIENCES_MAX, AgentAnswer, AgentMessageError, AgentRequest, Base64, ISSUE_BATCH_MAX, SvidOutcome,
+    SvidRequest, SyncAnswer, SyncRequest,
+};
 pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
 pub use authority::{
-    Authority, AuthorityCommand, AuthorityConfig, CommandRefusal, ENTRIES_MAX, EntryDelta, EntryRefusal,
-    ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX, JoinRefusal, Known, NODE_NAME_LEN_MAX, RenewRefusal,
-    StoredAuthorityError, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
+    Authority, AuthorityAnswer, AuthorityCommand, AuthorityConfig, AuthorityRequest, AuthorityServer, AuthorityStats,
+    CommandRefusal, ENTRIES_MAX, EntryDelta, EntryRefusal, ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX,
+    JoinRefusal, Known, NODE_NAME_LEN_MAX, OperatorAnswer, OperatorRequest, RenewRefusal, SYNC_WAIT, ServerOutput,
+    StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};

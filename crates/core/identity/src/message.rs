@@ -7,6 +7,8 @@
 //! 0x44 RenewRequest   signing request u16-prefixed
 //! 0x45 RenewAccepted  chain, bundle
 //! 0x46 RenewRefused   code u16-prefixed, text u16-prefixed
+//! 0x47 AgentRequest   id u64, body u16-prefixed: JSON, see `agent_message.rs`
+//! 0x48 AgentAnswer    id u64, body u16-prefixed
 //!
 //! chain               u8 count (1..=4), each certificate u16-prefixed, leaf first
 //! bundle              trust domain u16-prefixed, sequence u64, u8 count (0..=16), each certificate u16-prefixed
@@ -15,11 +17,12 @@
 //! Big-endian throughout. The first byte leaves room for other users of the same stream.
 
 use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 use x0t_model::{DecodeError, Reader, SpiffeId, SpiffeIdError, Writer};
 
+use crate::agent_message::AGENT_BODY_MAX;
 use crate::authority::{JoinRefusal, NODE_NAME_LEN_MAX, RenewRefusal};
 use crate::bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError};
-use crate::causes;
 use crate::csr::CSR_LEN_MAX;
 use crate::token::JoinSecret;
 use crate::verify::CERTIFICATE_LEN_MAX;
@@ -39,6 +42,8 @@ const JOIN_REFUSED: u8 = 0x43;
 const RENEW_REQUEST: u8 = 0x44;
 const RENEW_ACCEPTED: u8 = 0x45;
 const RENEW_REFUSED: u8 = 0x46;
+const AGENT_REQUEST: u8 = 0x47;
+const AGENT_ANSWER: u8 = 0x48;
 
 /// Why bytes are no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,7 +104,7 @@ pub struct RenewAccepted {
 }
 
 /// No, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// One of the stable words of [`JoinRefusal::code`] or [`RenewRefusal::code`]; unknown ones are to be treated as such.
     pub code: String,
@@ -109,13 +114,13 @@ pub struct Refused {
 
 impl From<&JoinRefusal> for Refused {
     fn from(refusal: &JoinRefusal) -> Self {
-        Self { code: refusal.code().to_owned(), text: bounded(causes::in_one_line(refusal)) }
+        Self::new(refusal.code(), refusal)
     }
 }
 
 impl From<&RenewRefusal> for Refused {
     fn from(refusal: &RenewRefusal) -> Self {
-        Self { code: refusal.code().to_owned(), text: bounded(causes::in_one_line(refusal)) }
+        Self::new(refusal.code(), refusal)
     }
 }
 
@@ -137,12 +142,26 @@ pub enum Message {
     RenewAccepted(RenewAccepted),
     /// Authority to node.
     RenewRefused(Refused),
+    /// A node's agent to an authority.
+    AgentRequest {
+        /// Chosen by the node; the answer carries it.
+        id: u64,
+        /// An encoded [`AgentRequest`](crate::AgentRequest).
+        body: Vec<u8>,
+    },
+    /// Authority to a node's agent.
+    AgentAnswer {
+        /// That of the request.
+        id: u64,
+        /// An encoded [`AgentAnswer`](crate::AgentAnswer).
+        body: Vec<u8>,
+    },
 }
 
 impl Message {
     /// Whether `first_byte` begins a message of this kind.
     pub const fn starts_with(first_byte: u8) -> bool {
-        matches!(first_byte, JOIN_REQUEST..=RENEW_REFUSED)
+        matches!(first_byte, JOIN_REQUEST..=AGENT_ANSWER)
     }
 
     /// The message as bytes; an error if a field is longer than a receiver would accept.
@@ -175,6 +194,14 @@ impl Message {
             }
             Self::JoinRefused(refused) => write_refused(&mut writer, JOIN_REFUSED, refused)?,
             Self::RenewRefused(refused) => write_refused(&mut writer, RENEW_REFUSED, refused)?,
+            Self::AgentRequest { id, body } => {
+                writer.u8(AGENT_REQUEST).u64(*id);
+                write_field(&mut writer, "body", body, AGENT_BODY_MAX)?;
+            }
+            Self::AgentAnswer { id, body } => {
+                writer.u8(AGENT_ANSWER).u64(*id);
+                write_field(&mut writer, "body", body, AGENT_BODY_MAX)?;
+            }
         }
         Ok(out)
     }
@@ -201,6 +228,8 @@ impl Message {
                 Self::RenewAccepted(RenewAccepted { chain, bundle: read_bundle(&mut reader)? })
             }
             RENEW_REFUSED => Self::RenewRefused(read_refused(&mut reader)?),
+            AGENT_REQUEST => Self::AgentRequest { id: reader.u64()?, body: read_body(&mut reader)? },
+            AGENT_ANSWER => Self::AgentAnswer { id: reader.u64()?, body: read_body(&mut reader)? },
             other => return Err(DecodeError::Invalid { field: "message type", value: other.into() }.into()),
         };
         reader.finish()?;
@@ -209,7 +238,7 @@ impl Message {
 }
 
 /// `text`, cut at a character's border.
-fn bounded(mut text: String) -> String {
+pub(crate) fn bounded(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(TEXT_LEN_MAX));
     text
 }
@@ -255,6 +284,10 @@ fn read_text<'a>(reader: &mut Reader<'a>, field: &'static str, limit: usize) -> 
 
 fn read_csr(reader: &mut Reader<'_>) -> Result<Vec<u8>, MessageError> {
     Ok(reader.prefixed("signing request", CSR_LEN_MAX)?.to_vec())
+}
+
+fn read_body(reader: &mut Reader<'_>) -> Result<Vec<u8>, MessageError> {
+    Ok(reader.prefixed("body", AGENT_BODY_MAX)?.to_vec())
 }
 
 fn read_count(reader: &mut Reader<'_>, field: &'static str, limit: usize) -> Result<usize, DecodeError> {

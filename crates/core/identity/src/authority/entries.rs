@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use x0t_model::{SpiffeId, TrustDomain, UnixTime};
 
 use super::refusal::EntryRefusal;
-use crate::entry::{Entry, EntryId, EntrySpec};
+use crate::entry::{Entry, EntryId, EntrySpec, Parent};
 
 /// Entries of an authority. SPIRE's largest published deployments keep ten to fifteen workloads on each of a few thousand nodes.
 pub const ENTRIES_MAX: usize = 65_536;
@@ -19,10 +19,17 @@ pub(super) struct Entries {
     entries: BTreeMap<EntryId, Entry>,
     /// Entries in the order of their last change.
     by_revision: BTreeMap<u64, EntryId>,
-    /// What was deleted, oldest first.
-    deletions: VecDeque<(u64, EntryId)>,
+    /// What was deleted, or moved to other nodes, oldest first.
+    deletions: VecDeque<Deletion>,
     /// Deletions up to this revision are forgotten.
     horizon: u64,
+}
+
+/// An entry that nodes of `parent` have to forget.
+struct Deletion {
+    revision: u64,
+    id: EntryId,
+    parent: Parent,
 }
 
 /// How far a node knows the entries that concern it.
@@ -81,9 +88,12 @@ impl Entries {
 
     /// Puts a stored entry back.
     pub(super) fn restore(&mut self, entry: Entry) {
-        let (id, revision) = (entry.id.clone(), entry.revision);
+        let (id, revision, parent) = (entry.id.clone(), entry.revision, entry.spec.parent.clone());
         if let Some(before) = self.entries.insert(id.clone(), entry) {
             self.by_revision.remove(&before.revision);
+            if before.spec.parent != parent {
+                self.remember(Deletion { revision, id: id.clone(), parent: before.spec.parent });
+            }
         }
         self.by_revision.insert(revision, id);
     }
@@ -92,11 +102,15 @@ impl Entries {
     pub(super) fn remove(&mut self, id: &EntryId, revision: u64) -> bool {
         let Some(before) = self.entries.remove(id) else { return false };
         self.by_revision.remove(&before.revision);
-        self.deletions.push_back((revision, id.clone()));
-        while self.deletions.len() > DELETIONS_MAX {
-            self.horizon = self.deletions.pop_front().map_or(self.horizon, |(revision, _)| revision);
-        }
+        self.remember(Deletion { revision, id: id.clone(), parent: before.spec.parent });
         true
+    }
+
+    fn remember(&mut self, deletion: Deletion) {
+        self.deletions.push_back(deletion);
+        while self.deletions.len() > DELETIONS_MAX {
+            self.horizon = self.deletions.pop_front().map_or(self.horizon, |forgotten| forgotten.revision);
+        }
     }
 
     /// After a restart nobody remembers what was deleted before.
@@ -104,7 +118,7 @@ impl Entries {
         self.horizon = revision;
     }
 
-    /// What `node` has to change to get from `known` towards `current`, at most `limit` entries at a time.
+    /// What `node` has to change to get from `known` towards `current`, at most `limit` changes at a time.
     pub(super) fn delta(&self, node: &SpiffeId, known: Known, current: u64, limit: usize) -> EntryDelta {
         // A revision beyond ours is from a future that a restored backup has undone.
         let oldest = known.full_since.unwrap_or(known.revision);
@@ -113,28 +127,55 @@ impl Entries {
         let full_since = if is_full { Some(current) } else { known.full_since };
         let mut delta = EntryDelta { is_full, ..EntryDelta::default() };
         let mut reached = from;
-        for (revision, id) in self.by_revision.range(from + 1..) {
+        for (revision, change) in self.changes_for(node, from) {
             if delta.entries.len() + delta.deleted.len() >= limit {
                 delta.has_more = true;
                 break;
             }
-            match self.entries.get(id) {
-                Some(entry) if entry.spec.parent.covers(node) => delta.entries.push(entry.clone()),
-                Some(_) if from > 0 => delta.deleted.push(id.clone()),
-                Some(_) | None => {}
+            match change {
+                Change::Put(entry) => delta.entries.push(entry.clone()),
+                Change::Delete(id) => delta.deleted.push(id.clone()),
             }
-            reached = *revision;
+            reached = revision;
         }
         if !delta.has_more {
             reached = current;
         }
-        if !is_full {
-            let between = self.deletions.iter().filter(|(revision, _)| *revision > from && *revision <= reached);
-            delta.deleted.extend(between.map(|(_, id)| id.clone()));
-        }
         delta.known = Known { revision: reached, full_since: full_since.filter(|_| delta.has_more) };
         delta
     }
+
+    /// What happened for `node` after revision `from`, in order; one change for each revision.
+    fn changes_for<'a>(&'a self, node: &'a SpiffeId, from: u64) -> impl Iterator<Item = (u64, Change<'a>)> {
+        let put = |(revision, id): (&u64, &EntryId)| Some((*revision, Change::Put(self.entries.get(id)?)));
+        let is_for_node = |change: &(u64, Change<'_>)| match change.1 {
+            Change::Put(entry) => entry.spec.parent.covers(node),
+            Change::Delete(_) => true,
+        };
+        let mut puts = self.by_revision.range(from + 1..).filter_map(put).filter(is_for_node).peekable();
+        let first = self.deletions.partition_point(|deletion| deletion.revision <= from);
+        let deletions = self.deletions.range(first..).filter(|deletion| deletion.parent.covers(node));
+        let mut deletions = deletions.map(|deletion| (deletion.revision, Change::Delete(&deletion.id))).peekable();
+        std::iter::from_fn(move || {
+            let (put, deletion) = (puts.peek().map(|(at, _)| *at), deletions.peek().map(|(at, _)| *at));
+            match (put, deletion) {
+                // Moved, and still for this node.
+                (Some(put), Some(deletion)) if put == deletion => {
+                    deletions.next();
+                    puts.next()
+                }
+                (Some(put), Some(deletion)) if deletion < put => deletions.next(),
+                (Some(_), _) => puts.next(),
+                (None, _) => deletions.next(),
+            }
+        })
+    }
+}
+
+/// One step of what a node has to do.
+enum Change<'a> {
+    Put(&'a Entry),
+    Delete(&'a EntryId),
 }
 
 #[cfg(test)]
@@ -144,7 +185,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::entry::Parent;
     use crate::selector::Selectors;
 
     fn node(name: &str) -> SpiffeId {

@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for TokenHash {
 }
 
 /// What became of a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenState {
     /// Waits for its node.
@@ -98,7 +98,7 @@ pub enum TokenState {
 }
 
 /// A token as an operator may see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenView {
     /// Names it, for [`Authority::revoke_token`](super::Authority::revoke_token).
     pub id: TokenId,

@@ -1,0 +1,195 @@
+//! What a node's agent and its authority say to each other about workloads: JSON bodies inside the messages `0x47` and `0x48`.
+//!
+//! JSON, because nothing here is on a hot path, a field can be added without a new version, and an operator can read a trace of it.
+//! DER is base64. Every list is bounded on both sides; a message of the session's stream has at most 64 KiB.
+
+use std::collections::BTreeMap;
+
+use data_encoding::BASE64;
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use x0t_model::{TrustDomain, UnixTime};
+
+use crate::authority::{EntryDelta, Known};
+use crate::entry::EntryId;
+use crate::message::Refused;
+
+/// Bytes of a body.
+pub const AGENT_BODY_MAX: usize = 60 * 1024;
+/// Entries in one answer: thirty selectors each still fit.
+pub const SYNC_ENTRIES_MAX: usize = 64;
+/// Signing requests in one request. The answer to each is a chain of at most two certificates of about 700 bytes.
+pub const ISSUE_BATCH_MAX: usize = 32;
+/// Audiences of one token.
+pub const AUDIENCES_MAX: usize = 32;
+
+/// Bytes that are base64 in JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base64(pub Vec<u8>);
+
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why bytes are no body.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentMessageError {
+    /// More than [`AGENT_BODY_MAX`].
+    #[error("the message has {0} bytes, at most {max} are allowed", max = AGENT_BODY_MAX)]
+    TooLong(usize),
+    /// Not JSON, or not of this form.
+    #[error("the message is malformed: {0}")]
+    Malformed(String),
+    /// A list with more entries than allowed.
+    #[error("the message has too many {0}")]
+    TooMany(&'static str),
+}
+
+/// A node asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum AgentRequest {
+    /// What has changed?
+    Sync(SyncRequest),
+    /// Certify these keys.
+    IssueX509 {
+        /// At most [`ISSUE_BATCH_MAX`].
+        items: Vec<SvidRequest>,
+    },
+    /// Mint a token.
+    MintJwt {
+        /// For which entry's identity.
+        entry: EntryId,
+        /// For whom, at most [`AUDIENCES_MAX`].
+        audience: Vec<String>,
+    },
+}
+
+/// What a node knows. The sequence numbers are acknowledgements: the node has these bundles *in use*.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRequest {
+    /// Of the entries.
+    pub known: Known,
+    /// Trust domain to sequence number of the bundle in use.
+    pub bundles: BTreeMap<TrustDomain, u64>,
+    /// Answer only when something has changed, or after [`SYNC_WAIT`](crate::SYNC_WAIT).
+    pub wait: bool,
+}
+
+/// One key to certify.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvidRequest {
+    /// For which entry's identity.
+    pub entry: EntryId,
+    /// See [`signing_request`](crate::signing_request).
+    pub csr: Base64,
+}
+
+/// The authority answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum AgentAnswer {
+    /// This has changed.
+    Sync(SyncAnswer),
+    /// One outcome for each request, in its order.
+    IssuedX509 {
+        /// The outcomes.
+        items: Vec<SvidOutcome>,
+    },
+    /// The token.
+    MintedJwt {
+        /// The compact JWS. A secret.
+        token: String,
+        /// Its `exp`.
+        expires_at: UnixTime,
+    },
+    /// No, and why.
+    Refused(Refused),
+}
+
+/// What has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncAnswer {
+    /// Of the entries.
+    pub entries: EntryDelta,
+    /// Bundles that are newer than the acknowledged ones, as SPIFFE bundle documents.
+    pub bundles: BTreeMap<TrustDomain, String>,
+    /// Trust domains that are not federated with any more.
+    pub withdrawn: Vec<TrustDomain>,
+}
+
+/// What became of one signing request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SvidOutcome {
+    /// The chain, leaf first.
+    Issued(Vec<Base64>),
+    /// No, and why.
+    Refused(Refused),
+}
+
+impl SvidOutcome {
+    /// A chain as an outcome.
+    pub fn issued(chain: &[CertificateDer<'_>]) -> Self {
+        Self::Issued(chain.iter().map(|certificate| Base64(certificate.to_vec())).collect())
+    }
+}
+
+impl AgentRequest {
+    /// As a body.
+    pub fn encode(&self) -> Result<Vec<u8>, AgentMessageError> {
+        encode(self)
+    }
+
+    /// Reads a body.
+    pub fn decode(body: &[u8]) -> Result<Self, AgentMessageError> {
+        let request = decode(body)?;
+        match &request {
+            Self::IssueX509 { items } if items.len() > ISSUE_BATCH_MAX => {
+                Err(AgentMessageError::TooMany("signing requests"))
+            }
+            Self::MintJwt { audience, .. } if audience.len() > AUDIENCES_MAX => {
+                Err(AgentMessageError::TooMany("audiences"))
+            }
+            Self::Sync(_) | Self::IssueX509 { .. } | Self::MintJwt { .. } => Ok(request),
+        }
+    }
+}
+
+impl AgentAnswer {
+    /// As a body.
+    pub fn encode(&self) -> Result<Vec<u8>, AgentMessageError> {
+        encode(self)
+    }
+
+    /// Reads a body.
+    pub fn decode(body: &[u8]) -> Result<Self, AgentMessageError> {
+        decode(body)
+    }
+
+    /// A refusal with a stable code.
+    pub fn refused(code: &str, reason: &dyn std::error::Error) -> Self {
+        Self::Refused(Refused::new(code, reason))
+    }
+}
+
+fn encode(message: &impl Serialize) -> Result<Vec<u8>, AgentMessageError> {
+    let bytes = serde_json::to_vec(message).map_err(|error| AgentMessageError::Malformed(error.to_string()))?;
+    if bytes.len() > AGENT_BODY_MAX { Err(AgentMessageError::TooLong(bytes.len())) } else { Ok(bytes) }
+}
+
+fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, AgentMessageError> {
+    if body.len() > AGENT_BODY_MAX {
+        return Err(AgentMessageError::TooLong(body.len()));
+    }
+    serde_json::from_slice(body).map_err(|error| AgentMessageError::Malformed(error.to_string()))
+}

@@ -1,0 +1,415 @@
+//! An authority at work: requests come in with a ticket, what must not be forgotten goes out before the answer that relies on it.
+//!
+//! ```text
+//!  joiner, node, agent, operator ──request, ticket──▶ AuthorityServer ──Commit(commands)──▶ the log, made durable
+//!                                                          └──────────Answer(ticket, …)──▶ whoever asked
+//! ```
+//!
+//! A node's agent asks what has changed and may wait for it: its ticket is then kept until something has, so that a new entry
+//! reaches its processes in the time of one message and nobody polls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
+
+use super::{Authority, AuthorityCommand, TokenView};
+use crate::agent_message::{
+    AGENT_BODY_MAX, AgentAnswer, AgentRequest, SYNC_ENTRIES_MAX, SvidOutcome, SvidRequest, SyncAnswer, SyncRequest,
+};
+use crate::causes;
+use crate::entry::{Entry, EntryId, EntrySpec};
+use crate::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
+
+/// How long a waiting agent is kept before it hears that nothing has changed. Shorter than what makes a path of routers forget.
+pub const SYNC_WAIT: Duration = Duration::from_secs(25);
+/// Agents that may wait at once; the longest-waiting one makes room.
+const WAITING_MAX: usize = 16_384;
+/// The longest life of a join token.
+const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Names a request until it is answered. Chosen by whoever carries requests.
+pub type Ticket = u64;
+
+/// What is asked of an authority, and by whom.
+#[derive(Debug)]
+pub enum AuthorityRequest {
+    /// A joiner presents a token.
+    Join(JoinRequest),
+    /// A node, whose identity its session has proven, asks for its next SVID.
+    Renew {
+        /// Who.
+        node: SpiffeId,
+        /// See [`signing_request`](crate::signing_request).
+        csr: Vec<u8>,
+    },
+    /// A node's agent asks for its workloads; an encoded [`AgentRequest`].
+    Agent {
+        /// Who.
+        node: SpiffeId,
+        /// What.
+        body: Vec<u8>,
+    },
+    /// The operator of this host.
+    Operator(OperatorRequest),
+}
+
+/// What an operator asks of the authority on its own host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "operator", rename_all = "snake_case")]
+pub enum OperatorRequest {
+    /// A single-use token that lets one node join.
+    CreateToken {
+        /// Only this name may join with it; any free name if absent.
+        name: Option<String>,
+        /// How long it is valid, at most 30 days.
+        ttl: Duration,
+        /// Addresses the joiner should try.
+        addresses: Vec<SocketAddr>,
+    },
+    /// The tokens that are remembered.
+    ListTokens,
+    /// A change, made as it is.
+    Change(AuthorityCommand),
+    /// A new registration entry; the authority chooses its id.
+    CreateEntry(EntrySpec),
+    /// The registration entries.
+    ListEntries,
+}
+
+/// What an authority says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AuthorityAnswer {
+    /// To a joiner, or to a node that renews.
+    Message(Message),
+    /// To an agent: an encoded [`AgentAnswer`].
+    Agent(Vec<u8>),
+    /// To an operator.
+    Operator(OperatorAnswer),
+}
+
+/// What an operator hears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum OperatorAnswer {
+    /// The token's text, a secret until it is used, and when it stops working.
+    Token {
+        /// What `x0t join` takes.
+        token: String,
+        /// Seconds since 1970.
+        expires: UnixTime,
+    },
+    /// The tokens.
+    Tokens {
+        /// In the order of their ids.
+        tokens: Vec<TokenView>,
+    },
+    /// The new entry.
+    Entry {
+        /// As it is kept.
+        entry: Box<Entry>,
+    },
+    /// The entries.
+    Entries {
+        /// In the order of their ids.
+        entries: Vec<Entry>,
+    },
+    /// Done; there is nothing to say.
+    Done,
+    /// Not done.
+    Refused(Refused),
+}
+
+/// What to do, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ServerOutput {
+    /// Make these durable before anything that follows.
+    Commit(Vec<AuthorityCommand>),
+    /// Give this to whoever holds the ticket.
+    Answer(Ticket, AuthorityAnswer),
+    /// A node has joined.
+    Joined(SpiffeId),
+}
+
+/// What an authority has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityStats {
+    /// SVIDs issued to nodes, joins included.
+    pub node_svids_issued: u64,
+    /// X.509-SVIDs issued to workloads.
+    pub workload_svids_issued: u64,
+    /// Requests refused, of any kind.
+    pub requests_refused: u64,
+    /// Waiting agents that had to make room.
+    pub waiting_evicted: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    node: SpiffeId,
+    request: SyncRequest,
+    until: Instant,
+}
+
+/// Answers requests for one [`Authority`]. After each `handle_*` drain [`Self::poll_output`]; call [`Self::handle_timeout`] at
+/// [`Self::poll_timeout`].
+#[derive(Debug)]
+pub struct AuthorityServer {
+    authority: Authority,
+    /// Every node that renews, for joiners to know.
+    authorities: Vec<SpiffeId>,
+    entropy: Entropy,
+    waiting: BTreeMap<Ticket, Waiting>,
+    /// Revision of the entries and sequence of the bundle that everybody who waits has been told of.
+    told: (u64, u64),
+    outputs: VecDeque<ServerOutput>,
+    stats: AuthorityStats,
+}
+
+impl AuthorityServer {
+    /// Answers for `authority`, one of `authorities`.
+    pub fn new(authority: Authority, authorities: Vec<SpiffeId>, entropy: Entropy) -> Self {
+        let (waiting, outputs, stats) = (BTreeMap::new(), VecDeque::new(), AuthorityStats::default());
+        Self { authority, authorities, entropy, waiting, told: (0, 0), outputs, stats }
+    }
+
+    /// The state behind it.
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// What it has done.
+    pub const fn stats(&self) -> AuthorityStats {
+        self.stats
+    }
+
+    /// Somebody asks. The answer follows, now or later, under `ticket`.
+    pub fn handle_request(&mut self, ticket: Ticket, request: AuthorityRequest, now: Instant, wall: UnixTime) {
+        let answer = match request {
+            AuthorityRequest::Join(request) => Some(AuthorityAnswer::Message(self.join(&request, wall))),
+            AuthorityRequest::Renew { node, csr } => Some(AuthorityAnswer::Message(self.renew(&node, &csr, wall))),
+            AuthorityRequest::Agent { node, body } => self.agent(ticket, node, &body, now, wall),
+            AuthorityRequest::Operator(request) => Some(AuthorityAnswer::Operator(self.operator(request, wall))),
+        };
+        if let Some(answer) = answer {
+            self.stats.requests_refused += u64::from(answer.is_refusal());
+            self.outputs.push_back(ServerOutput::Answer(ticket, answer));
+        }
+        self.answer_waiting(now);
+    }
+
+    /// Whoever held the ticket has gone.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        self.waiting.remove(&ticket);
+    }
+
+    /// Lets waiting agents hear that nothing has changed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.answer_waiting(now);
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+
+    /// What to do next.
+    pub fn poll_output(&mut self) -> Option<ServerOutput> {
+        self.outputs.pop_front()
+    }
+
+    fn commit(&mut self) {
+        let commands = self.authority.take_journal();
+        if !commands.is_empty() {
+            self.outputs.push_back(ServerOutput::Commit(commands));
+        }
+    }
+
+    fn join(&mut self, request: &JoinRequest, now: UnixTime) -> Message {
+        let name = request.name.as_deref();
+        match self.authority.redeem(&request.secret, name, &request.csr, &mut self.entropy, now) {
+            Ok(issued) => {
+                self.commit();
+                self.stats.node_svids_issued += 1;
+                self.outputs.push_back(ServerOutput::Joined(issued.spiffe_id));
+                let (bundle, authorities) = (self.authority.bundle().clone(), self.authorities.clone());
+                Message::JoinAccepted(JoinAccepted { chain: issued.chain, bundle, authorities })
+            }
+            Err(refusal) => Message::JoinRefused(Refused::from(&refusal)),
+        }
+    }
+
+    fn renew(&mut self, node: &SpiffeId, csr: &[u8], now: UnixTime) -> Message {
+        match self.authority.renew(node, csr, &mut self.entropy, now) {
+            Ok(issued) => {
+                self.stats.node_svids_issued += 1;
+                let bundle = self.authority.bundle().clone();
+                Message::RenewAccepted(RenewAccepted { chain: issued.chain, bundle })
+            }
+            Err(refusal) => Message::RenewRefused(Refused::from(&refusal)),
+        }
+    }
+
+    /// An answer, or `None` if the agent waits.
+    fn agent(
+        &mut self,
+        ticket: Ticket,
+        node: SpiffeId,
+        body: &[u8],
+        now: Instant,
+        wall: UnixTime,
+    ) -> Option<AuthorityAnswer> {
+        let answer = match AgentRequest::decode(body) {
+            Ok(_) if !self.authority.knows(&node) => AgentAnswer::Refused(Refused {
+                code: "unknown_node".to_owned(),
+                text: format!("{node} has no place in this trust domain: it was removed, or it never joined here"),
+            }),
+            Ok(AgentRequest::Sync(request)) => {
+                if request.wait && !self.has_news(&node, &request) {
+                    self.wait(ticket, Waiting { node, request, until: now + SYNC_WAIT });
+                    return None;
+                }
+                AgentAnswer::Sync(self.changes(&node, &request))
+            }
+            Ok(AgentRequest::IssueX509 { items }) => AgentAnswer::IssuedX509 { items: self.issue(&node, &items, wall) },
+            Ok(AgentRequest::MintJwt { .. }) => AgentAnswer::Refused(Refused {
+                code: "unsupported".to_owned(),
+                text: "this authority has no key for JWT-SVIDs".to_owned(),
+            }),
+            Err(error) => AgentAnswer::refused("malformed", &error),
+        };
+        Some(encoded(&answer))
+    }
+
+    fn issue(&mut self, node: &SpiffeId, items: &[SvidRequest], now: UnixTime) -> Vec<SvidOutcome> {
+        let mut outcomes = Vec::with_capacity(items.len());
+        for SvidRequest { entry, csr } in items {
+            let issued = self.authority.issue_workload(node, entry, &csr.0, &mut self.entropy, now);
+            self.stats.workload_svids_issued += u64::from(issued.is_ok());
+            outcomes.push(match issued {
+                Ok(issued) => SvidOutcome::issued(&issued.chain),
+                Err(refusal) => SvidOutcome::Refused(Refused::new(refusal.code(), &refusal)),
+            });
+        }
+        outcomes
+    }
+
+    fn wait(&mut self, ticket: Ticket, waiting: Waiting) {
+        if self.waiting.len() >= WAITING_MAX
+            && let Some(oldest) =
+                self.waiting.iter().min_by_key(|(_, waiting)| waiting.until).map(|(ticket, _)| *ticket)
+        {
+            self.stats.waiting_evicted += 1;
+            self.end_wait(oldest);
+        }
+        self.waiting.insert(ticket, waiting);
+    }
+
+    /// Answers those for whom something has changed, or whose time is over.
+    fn answer_waiting(&mut self, now: Instant) {
+        let current = (self.authority.revision(), self.authority.bundle().sequence());
+        let has_changed = std::mem::replace(&mut self.told, current) != current;
+        let due =
+            |waiting: &Waiting| waiting.until <= now || (has_changed && self.has_news(&waiting.node, &waiting.request));
+        let tickets: Vec<_> = self.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(id, _)| *id).collect();
+        for ticket in tickets {
+            self.end_wait(ticket);
+        }
+    }
+
+    fn end_wait(&mut self, ticket: Ticket) {
+        let Some(waiting) = self.waiting.remove(&ticket) else { return };
+        let answer = AgentAnswer::Sync(self.changes(&waiting.node, &waiting.request));
+        self.outputs.push_back(ServerOutput::Answer(ticket, encoded(&answer)));
+    }
+
+    /// Whether there is anything that `node` does not know yet.
+    fn has_news(&self, node: &SpiffeId, request: &SyncRequest) -> bool {
+        let entries = self.authority.entries_since(node, request.known, 1);
+        let no_entries = entries.entries.is_empty() && entries.deleted.is_empty() && !entries.is_full;
+        !no_entries || request.known.full_since.is_some() || self.has_newer_bundle(request)
+    }
+
+    fn has_newer_bundle(&self, request: &SyncRequest) -> bool {
+        let own = self.authority.bundle();
+        request.bundles.get(own.trust_domain()).is_none_or(|known| *known < own.sequence())
+    }
+
+    /// What `node` does not know yet, as much as fits into one message.
+    fn changes(&self, node: &SpiffeId, request: &SyncRequest) -> SyncAnswer {
+        let own = self.authority.bundle();
+        let mut answer = SyncAnswer::default();
+        if self.has_newer_bundle(request) {
+            let document = String::from_utf8(own.to_json()).unwrap_or_default();
+            answer.bundles.insert(own.trust_domain().clone(), document);
+        }
+        let mut limit = SYNC_ENTRIES_MAX;
+        loop {
+            answer.entries = self.authority.entries_since(node, request.known, limit);
+            let len = serde_json::to_vec(&answer).map_or(0, |bytes| bytes.len());
+            // One entry always fits, see ENTRY_TEXT_MAX.
+            if len <= AGENT_BODY_MAX || limit == 1 {
+                return answer;
+            }
+            limit /= 2;
+        }
+    }
+
+    fn operator(&mut self, request: OperatorRequest, now: UnixTime) -> OperatorAnswer {
+        let answer = match request {
+            OperatorRequest::CreateToken { name, ttl, addresses } => {
+                let ttl = ttl.min(TOKEN_TTL_MAX);
+                match self.authority.create_token(name.as_deref(), ttl, addresses, &mut self.entropy, now) {
+                    Ok(token) => OperatorAnswer::Token { token: token.to_string(), expires: token.expires },
+                    Err(refusal) => OperatorAnswer::Refused(Refused::new("token_refused", &refusal)),
+                }
+            }
+            OperatorRequest::ListTokens => OperatorAnswer::Tokens { tokens: self.authority.tokens().collect() },
+            OperatorRequest::Change(command) => match self.authority.execute(command) {
+                Ok(()) => OperatorAnswer::Done,
+                Err(refusal) => OperatorAnswer::Refused(Refused::new(refusal.code(), &refusal)),
+            },
+            OperatorRequest::CreateEntry(spec) => match self.authority.create_entry(spec, &mut self.entropy, now) {
+                Ok(id) => self.entry(&id),
+                Err(refusal) => OperatorAnswer::Refused(Refused::new(refusal.code(), &refusal)),
+            },
+            OperatorRequest::ListEntries => {
+                OperatorAnswer::Entries { entries: self.authority.entries().cloned().collect() }
+            }
+        };
+        self.commit();
+        answer
+    }
+
+    fn entry(&self, id: &EntryId) -> OperatorAnswer {
+        match self.authority.entry(id) {
+            Some(entry) => OperatorAnswer::Entry { entry: Box::new(entry.clone()) },
+            None => OperatorAnswer::Done,
+        }
+    }
+}
+
+impl AuthorityAnswer {
+    /// Whether it says no.
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Message(Message::JoinRefused(_) | Message::RenewRefused(_))
+                | Self::Operator(OperatorAnswer::Refused(_))
+        )
+    }
+}
+
+fn encoded(answer: &AgentAnswer) -> AuthorityAnswer {
+    let refused = |error| AgentAnswer::refused("too_long", &error).encode().unwrap_or_default();
+    AuthorityAnswer::Agent(answer.encode().unwrap_or_else(refused))
+}
+
+impl Refused {
+    /// A stable word and a person's text, both bounded.
+    pub fn new(code: &str, reason: &dyn std::error::Error) -> Self {
+        Self { code: code.to_owned(), text: crate::message::bounded(causes::in_one_line(reason)) }
+    }
+}

@@ -30,6 +30,7 @@ mod anchor;
 mod authority;
 mod authority_rules;
 mod bundle;
+mod ca_life;
 mod causes;
 mod csr;
 mod entry;
@@ -57,6 +58,11 @@ pub use authority::{
     StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
+pub use ca_life::{
+    ACKNOWLEDGING_NODES_MAX, Acknowledgement, Acks, AuthorityKind, AuthorityView, CARRIED_CERTIFICATES_MAX, CaAction,
+    CaCommand, CaLife, CaLifeConfig, CaRefusal, CaStatus, Cross, Der, Evidence, KeyId, Material, MaterialError, Nodes,
+    ParseKeyIdError, Patience, SLOTS_IN_BUNDLE_MAX, Slot, SlotState, Step, TAIL, Transition, Waiting,
+};
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
 pub use entry::{
     DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,

@@ -34,6 +34,7 @@ use self::tokens::Tokens;
 pub use self::tokens::{JOIN_TOKENS_MAX, TokenHash, TokenId, TokenState, TokenView};
 use crate::authority_rules;
 use crate::bundle::Bundle;
+use crate::ca_signer::CaSigner;
 use crate::csr;
 use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::issuance::{self, IssueError, Validity};
@@ -96,6 +97,7 @@ pub struct Authority {
     config: AuthorityConfig,
     certificate: CertificateDer<'static>,
     key: PrivateKey,
+    signer: CaSigner,
     not_after: UnixTime,
     bundle: Bundle,
     tokens: Tokens,
@@ -121,7 +123,7 @@ impl Authority {
         let name = name.ok_or_else(|| IssueError::NotANode(node.clone()))?.to_owned();
         let key = keys.generate()?;
         let validity = Validity { not_before: now - config.backdate, not_after: now + config.authority_ttl };
-        let certificate = issuance::self_signed_authority(node.trust_domain(), &key, validity, entropy)?;
+        let certificate = issuance::authority(node.trust_domain(), &key, validity, None, entropy)?.0;
         let bundle = Bundle::new(node.trust_domain().clone(), vec![certificate.clone()], 1);
         let bundle = bundle.map_err(|error| IssueError::Encoding(error.to_string()))?;
         let names = BTreeMap::from([(name.clone(), now)]);
@@ -130,6 +132,7 @@ impl Authority {
             node: node.clone(),
             name,
             config,
+            signer: CaSigner::of(&certificate, &key, not_after)?,
             certificate,
             key,
             not_after,
@@ -160,6 +163,11 @@ impl Authority {
     /// The last second of the CA certificate: from then on nothing is issued and nothing validates.
     pub const fn not_after(&self) -> UnixTime {
         self.not_after
+    }
+
+    /// What signs X.509-SVIDs.
+    pub const fn signer(&self) -> &CaSigner {
+        &self.signer
     }
 
     /// How it issues.
@@ -386,7 +394,7 @@ impl Authority {
         let not_after = (now + subject.ttl).min(end).min(self.not_after);
         let validity = Validity { not_before: now - backdate, not_after };
         let names = (subject.id, subject.dns_names);
-        let leaf = issuance::leaf(names, public_key, (&self.certificate, &self.key), validity, entropy)?;
+        let (leaf, _) = issuance::leaf(names, public_key, &self.signer, validity, entropy)?;
         Ok(Issued { chain: vec![leaf], spiffe_id: subject.id.clone(), not_after })
     }
 }

@@ -34,7 +34,7 @@ pub enum CsrError {
 pub fn signing_request(key: &PrivateKey) -> Result<Vec<u8>, KeyError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&*key.pair()?).map_err(|_| KeyError::Signing)?;
+    let request = params.serialize_request(key.pair()).map_err(|_| KeyError::Signing)?;
     Ok(request.der().to_vec())
 }
 

@@ -1,9 +1,13 @@
 //! Where private keys come from, and what one can do.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SigningKey};
+use rcgen::{
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SignatureAlgorithm,
+    SigningKey,
+};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use x0t_model::Entropy;
 use zeroize::Zeroizing;
@@ -60,29 +64,29 @@ impl KeySource for SeededKeys {
     }
 }
 
-/// A private key in PKCS#8, wiped when dropped; prints nothing of itself.
+/// A private key, read once and shared by its copies; wiped when the last of them is dropped. Prints nothing of itself.
 #[derive(Clone)]
 pub struct PrivateKey {
-    pkcs8: Zeroizing<Vec<u8>>,
+    pair: SigningPair,
     public_key_info: Vec<u8>,
 }
 
 impl PrivateKey {
     /// Reads a PKCS#8 key on P-256, P-384 or Ed25519.
     pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, KeyError> {
-        let pkcs8 = Zeroizing::new(pkcs8.to_vec());
-        let pair = read_pair(&pkcs8)?;
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8)).map(Zeroizing::new);
+        let pair = pair.map_err(|_| KeyError::Unusable)?;
         let supported = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519];
         if !supported.iter().any(|algorithm| pair.is_compatible(algorithm)) {
             return Err(KeyError::Unusable);
         }
         let public_key_info = pair.subject_public_key_info();
-        Ok(Self { pkcs8, public_key_info })
+        Ok(Self { pair: SigningPair(Arc::new(pair)), public_key_info })
     }
 
     /// The key as PKCS#8 DER.
     pub fn pkcs8(&self) -> &[u8] {
-        &self.pkcs8
+        self.pair.0.serialized_der()
     }
 
     /// The public half as SubjectPublicKeyInfo DER (RFC 5280, 4.1.2.7).
@@ -93,12 +97,32 @@ impl PrivateKey {
     /// Signs `message`. ECDSA draws a nonce inside aws-lc-rs, so two signatures of one message differ; Ed25519 is
     /// deterministic.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        self.pair()?.sign(message).map_err(|_| KeyError::Signing)
+        self.pair.sign(message).map_err(|_| KeyError::Signing)
     }
 
     /// The key in the form that issues certificates and requests.
-    pub(crate) fn pair(&self) -> Result<Zeroizing<KeyPair>, KeyError> {
-        read_pair(&self.pkcs8)
+    pub(crate) const fn pair(&self) -> &SigningPair {
+        &self.pair
+    }
+}
+
+/// A key as rcgen wants it. Reading PKCS#8 costs more than a signature, so it is done once.
+#[derive(Clone)]
+pub(crate) struct SigningPair(Arc<Zeroizing<KeyPair>>);
+
+impl PublicKeyData for SigningPair {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl SigningKey for SigningPair {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(message)
     }
 }
 
@@ -106,10 +130,6 @@ impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateKey")
     }
-}
-
-fn read_pair(pkcs8: &[u8]) -> Result<Zeroizing<KeyPair>, KeyError> {
-    KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8)).map(Zeroizing::new).map_err(|_| KeyError::Unusable)
 }
 
 #[cfg(test)]

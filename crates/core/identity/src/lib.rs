@@ -31,6 +31,7 @@ mod authority;
 mod authority_rules;
 mod bundle;
 mod ca_life;
+mod ca_signer;
 mod causes;
 mod csr;
 mod entry;
@@ -40,10 +41,13 @@ mod leaf_rules;
 pub mod message;
 mod pem;
 mod public_key;
+mod revocation;
 mod rotation;
+mod seal;
 mod selector;
 mod svid;
 mod token;
+mod upstream;
 mod verify;
 
 pub use agent_message::{
@@ -63,6 +67,7 @@ pub use ca_life::{
     CaCommand, CaLife, CaLifeConfig, CaRefusal, CaStatus, Cross, Der, Evidence, KeyId, Material, MaterialError, Nodes,
     ParseKeyIdError, Patience, SLOTS_IN_BUNDLE_MAX, Slot, SlotState, Step, TAIL, Transition, Waiting,
 };
+pub use ca_signer::CaSigner;
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
 pub use entry::{
     DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,
@@ -70,8 +75,13 @@ pub use entry::{
 pub use issuance::IssueError;
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
+pub use revocation::{
+    ISSUED_SVIDS_MAX, IssuedSvid, IssuedSvids, REVOKED_SVIDS_MAX, Revocations, RevokedSvid, Serial, Withdrawn,
+};
 pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};
+pub use seal::{SealKey, SealKeyId, SealedKey, UnsealError};
 pub use selector::{ENTRY_SELECTORS_MAX, PROCESS_SELECTORS_MAX, SELECTOR_LEN_MAX, Selector, SelectorError, Selectors};
 pub use svid::{Svid, SvidError};
 pub use token::{JoinSecret, JoinToken, ParseTokenError, TOKEN_ADDRESSES_MAX};
+pub use upstream::{UpstreamError, UpstreamFiles, import_upstream};
 pub use verify::{CERTIFICATE_LEN_MAX, CHAIN_CERTIFICATES_MAX, VerifyError, verify_chain, verify_signature};

@@ -63,7 +63,7 @@ fn authority_and_leaf_carry_the_extensions_that_the_specification_asks_for() {
         usage.critical && usage.value.key_cert_sign() && usage.value.crl_sign() && !usage.value.digital_signature()
     );
     let constraints = ca.basic_constraints().unwrap().unwrap();
-    assert!(constraints.critical && constraints.value.ca && constraints.value.path_len_constraint == Some(0));
+    assert!(constraints.critical && constraints.value.ca && constraints.value.path_len_constraint == Some(1));
     assert!(ca.subject().iter().count() == 2 && ca.subject() == ca.issuer());
     let names = leaf.subject_alternative_name().unwrap().unwrap();
     assert!(names.critical && leaf.subject().iter().count() == 0);

@@ -184,7 +184,7 @@ fn an_authority_of_another_trust_domain_or_without_a_future_is_not_prepared() {
     let mut ca = Ca::new();
     let key = ca.keys.generate().unwrap();
     let other: TrustDomain = "other.test".parse().unwrap();
-    let foreign = Material::self_signed(&other, &key, (NOW, NOW + YEAR), &mut ca.entropy).unwrap();
+    let foreign = Material::self_signed(&other, &key, (NOW, NOW + YEAR), None, &mut ca.entropy).unwrap();
     assert_eq!(ca.life.prepare(foreign, NOW).unwrap_err().code(), "bad_material");
     let past = ca.material(NOW - YEAR, DAY);
     assert_eq!(ca.life.prepare(past, NOW).unwrap_err().code(), "expired");
@@ -438,7 +438,7 @@ impl Ca {
 
     fn material(&mut self, at: UnixTime, life: Duration) -> Material {
         let key = self.keys.generate().unwrap();
-        Material::self_signed(self.life.trust_domain(), &key, (at, at + life), &mut self.entropy).unwrap()
+        Material::self_signed(self.life.trust_domain(), &key, (at, at + life), None, &mut self.entropy).unwrap()
     }
 
     fn prepare(&mut self, at: UnixTime, life: Duration) -> KeyId {

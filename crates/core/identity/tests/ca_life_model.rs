@@ -478,7 +478,7 @@ impl World {
         let mut entropy = Entropy::new([1; 32]).fork(&self.made.to_string());
         let key = SeededKeys::new(entropy.fork("key")).generate().unwrap();
         let life = (self.now, self.now + CA_LIFE);
-        Material::self_signed(self.life.trust_domain(), &key, life, &mut entropy).unwrap()
+        Material::self_signed(self.life.trust_domain(), &key, life, None, &mut entropy).unwrap()
     }
 
     fn config(&self) -> CaLifeConfig {

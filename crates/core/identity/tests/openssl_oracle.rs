@@ -61,7 +61,7 @@ fn examine(authority: &[u8], leaf: &[u8], csr: &[u8]) {
     }
     let text = run("x509 -in ca.pem -noout -text").unwrap();
     for expected in [
-        "CA:TRUE, pathlen:0",
+        "CA:TRUE, pathlen:1",
         "Certificate Sign, CRL Sign",
         "URI:spiffe://mesh.test\n",
         "X509v3 Subject Key Identifier",

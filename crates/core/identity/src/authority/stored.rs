@@ -13,6 +13,7 @@ use super::entries::Entries;
 use super::tokens::{Record, TokenState, Tokens};
 use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX, check_name, own_certificate};
 use crate::bundle::Bundle;
+use crate::ca_signer::CaSigner;
 use crate::entry::Entry;
 use crate::keys::PrivateKey;
 
@@ -110,6 +111,7 @@ impl Authority {
                 backdate: Duration::from_secs(stored.backdate_s),
                 authority_ttl: Duration::from_secs(stored.authority_ttl_s),
             },
+            signer: CaSigner::of(&certificate, &key, not_after).map_err(|error| content("certificate", error))?,
             certificate,
             key,
             not_after,

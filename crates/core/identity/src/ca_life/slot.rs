@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x0t_model::{Entropy, TrustDomain, UnixTime};
 
 use crate::authority_rules;
+use crate::ca_signer::CaSigner;
 use crate::issuance::{self, IssueError, Validity};
 use crate::keys::PrivateKey;
 use crate::leaf_rules::parse;
@@ -61,6 +62,11 @@ impl KeyId {
         let mut id = [0; 20];
         id.copy_from_slice(&digest(&SHA256, public_key_info).as_ref()[..20]);
         Self(id)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 20] {
+        &self.0
     }
 }
 
@@ -214,16 +220,19 @@ pub(super) struct Facts {
 }
 
 impl Material {
-    /// A CA for `trust_domain` that vouches for itself with `key`.
+    /// A CA for `trust_domain` that vouches for itself with `key`. The `predecessor`, if it can and there is one, vouches for it
+    /// too.
     pub fn self_signed(
         trust_domain: &TrustDomain,
         key: &PrivateKey,
         (not_before, not_after): (UnixTime, UnixTime),
+        predecessor: Option<&CaSigner>,
         entropy: &mut Entropy,
     ) -> Result<Self, IssueError> {
         let validity = Validity { not_before, not_after };
-        let certificate = issuance::self_signed_authority(trust_domain, key, validity, entropy)?;
-        Ok(Self::SelfSigned { certificate: Der::from(&certificate), cross: None })
+        let (certificate, cross) = issuance::authority(trust_domain, key, validity, predecessor, entropy)?;
+        let cross = predecessor.zip(cross).map(|(by, cross)| Cross { certificate: Der::from(&cross), by: by.key_id() });
+        Ok(Self::SelfSigned { certificate: Der::from(&certificate), cross })
     }
 
     /// `key`, for JWT-SVIDs.

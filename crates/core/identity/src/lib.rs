@@ -30,7 +30,7 @@ mod anchor;
 mod authority;
 mod authority_rules;
 mod bundle;
-mod ca_life;
+pub mod ca_life;
 mod ca_signer;
 mod causes;
 mod csr;
@@ -41,7 +41,7 @@ mod leaf_rules;
 pub mod message;
 mod pem;
 mod public_key;
-mod revocation;
+pub mod revocation;
 mod rotation;
 mod seal;
 mod selector;
@@ -62,11 +62,6 @@ pub use authority::{
     StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
-pub use ca_life::{
-    ACKNOWLEDGING_NODES_MAX, Acknowledgement, Acks, AuthorityKind, AuthorityView, CARRIED_CERTIFICATES_MAX, CaAction,
-    CaCommand, CaLife, CaLifeConfig, CaRefusal, CaStatus, Cross, Der, Evidence, KeyId, Material, MaterialError, Nodes,
-    ParseKeyIdError, Patience, SLOTS_IN_BUNDLE_MAX, Slot, SlotState, Step, TAIL, Transition, Waiting,
-};
 pub use ca_signer::CaSigner;
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
 pub use entry::{
@@ -75,9 +70,6 @@ pub use entry::{
 pub use issuance::IssueError;
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
-pub use revocation::{
-    ISSUED_SVIDS_MAX, IssuedSvid, IssuedSvids, REVOKED_SVIDS_MAX, Revocations, RevokedSvid, Serial, Withdrawn,
-};
 pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};
 pub use seal::{SealKey, SealKeyId, SealedKey, UnsealError};
 pub use selector::{ENTRY_SELECTORS_MAX, PROCESS_SELECTORS_MAX, SELECTOR_LEN_MAX, Selector, SelectorError, Selectors};

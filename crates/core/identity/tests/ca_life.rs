@@ -6,10 +6,11 @@ mod support;
 use std::time::Duration;
 
 use support::{NOW, id, secs};
-use x0t_identity::{
-    Acks, AuthorityKind, CaAction, CaCommand, CaLife, CaLifeConfig, Evidence, KeyId, KeySource, Material, Patience,
-    SLOTS_IN_BUNDLE_MAX, SeededKeys, Slot, SlotState, TAIL, Waiting,
+use x0t_identity::ca_life::{
+    Acks, AuthorityKind, CaAction, CaCommand, CaLife, CaLifeConfig, Evidence, KeyId, Material, Patience,
+    SLOTS_IN_BUNDLE_MAX, Slot, SlotState, TAIL, Waiting,
 };
+use x0t_identity::{KeySource, SeededKeys};
 use x0t_model::{Entropy, SpiffeId, TrustDomain, UnixTime};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use support::{NOW, id};
-use x0t_identity::{
-    Acks, AuthorityKind, CaCommand, CaLife, CaLifeConfig, CaRefusal, Evidence, KeyId, KeySource, Material, Patience,
-    SeededKeys, Slot, SlotState,
+use x0t_identity::ca_life::{
+    Acks, AuthorityKind, CaCommand, CaLife, CaLifeConfig, CaRefusal, Evidence, KeyId, Material, Patience, Slot,
+    SlotState,
 };
+use x0t_identity::{KeySource, SeededKeys};
 use x0t_model::{Entropy, SpiffeId, UnixTime};
 
 const TICK: Duration = Duration::from_secs(4 * 3600);

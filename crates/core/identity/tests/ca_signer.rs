@@ -13,11 +13,11 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use support::{NOW, id, secs};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
-use x0t_identity::{
-    AuthorityKind, AwsLcKeys, CARRIED_CERTIFICATES_MAX, CaCommand, CaLife, CaSigner, Evidence, ISSUED_SVIDS_MAX,
-    IssuedSvid, IssuedSvids, KeyId, KeySource, Material, PrivateKey, REVOKED_SVIDS_MAX, Revocations, RevokedSvid,
-    Serial, UpstreamError, UpstreamFiles, import_upstream,
+use x0t_identity::ca_life::{AuthorityKind, CARRIED_CERTIFICATES_MAX, CaCommand, CaLife, Evidence, KeyId, Material};
+use x0t_identity::revocation::{
+    ISSUED_SVIDS_MAX, IssuedSvid, IssuedSvids, REVOKED_SVIDS_MAX, Revocations, RevokedSvid, Serial,
 };
+use x0t_identity::{AwsLcKeys, CaSigner, KeySource, PrivateKey, UpstreamError, UpstreamFiles, import_upstream};
 use x0t_model::{Entropy, TrustDomain, UnixTime};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -1,24 +1,34 @@
-//! The authorities of one trust domain, and their SPIFFE document form (SPIFFE Trust Domain and Bundle, section 4).
+//! The keys of one trust domain (SPIFFE Trust Domain and Bundle, sections 3 and 4).
+//!
+//! X.509 authorities sign certificates, JWT keys sign tokens; a key serves one purpose only. Bundles of different trust
+//! domains are never merged: [`BundleMap`] keeps each under the name of its trust domain.
+
+mod document;
+mod map;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use data_encoding::{BASE64, BASE64URL_NOPAD};
 use rustls_pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 use x0t_model::{TrustDomain, UnixTime};
 
+pub use self::map::{BUNDLE_MAP_MAX, BundleMap};
 use crate::authority_rules;
-use crate::leaf_rules::parse;
-use crate::public_key::{self, AcceptedKey};
+use crate::jwt::{JwtKeyError, JwtPublicKey, KeyId};
+use crate::strict_json::StrictJsonError;
 use crate::verify::VerifyError;
 
 /// Authorities in a bundle. Two or three live at a time during a rotation; each costs a signature check in the worst case.
 pub const BUNDLE_AUTHORITIES_MAX: usize = 16;
-/// Bytes of a bundle document.
-const DOCUMENT_LEN_MAX: usize = 512 * 1024;
-/// What the document's `use` says of X.509 authorities (section 4.2.2).
-const X509_SVID: &str = "x509-svid";
-/// Seconds after which a consumer looks again (section 4.1.2).
-const REFRESH_HINT_S: u64 = 300;
+/// JWT keys in a bundle. More than authorities, because every server of a nested SPIRE deployment signs with keys of its own; a
+/// token without a `kid` is tried against a few of them only.
+pub const BUNDLE_JWT_KEYS_MAX: usize = 64;
+/// How long a consumer waits before it looks again, where the bundle does not say (section 6.1).
+const REFRESH_HINT_DEFAULT: Duration = Duration::from_secs(300);
+/// A hint below this would have consumers hammer their source, and one above would keep a revoked key alive.
+const REFRESH_HINT_MIN: Duration = Duration::from_secs(10);
+const REFRESH_HINT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Why something is no trust bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,15 +36,40 @@ pub enum BundleError {
     /// More than [`BUNDLE_AUTHORITIES_MAX`].
     #[error("the bundle has {0} authorities, at most {max} are allowed", max = BUNDLE_AUTHORITIES_MAX)]
     TooManyAuthorities(usize),
+    /// More than [`BUNDLE_JWT_KEYS_MAX`].
+    #[error("the bundle has {0} keys for JWT-SVIDs, at most {max} are allowed", max = BUNDLE_JWT_KEYS_MAX)]
+    TooManyJwtKeys(usize),
     /// An authority that is malformed, may not sign, has an unacceptable key or names another trust domain.
     #[error("an authority of the bundle is not usable")]
     Authority(#[source] VerifyError),
-    /// Longer than any honest bundle.
-    #[error("the bundle document has {0} bytes, at most {max} are allowed", max = DOCUMENT_LEN_MAX)]
-    DocumentTooLarge(usize),
-    /// Not the JSON of a bundle.
-    #[error("the bundle is not a SPIFFE bundle document: {0}")]
+    /// A key for JWT-SVIDs that is not what it claims to be.
+    #[error("the key {key_id} of the bundle is not usable")]
+    JwtKey {
+        /// Which.
+        key_id: KeyId,
+        /// What is wrong with it.
+        source: JwtKeyError,
+    },
+    /// Two keys for JWT-SVIDs under one name.
+    #[error("two keys of the bundle are called {0}")]
+    DuplicateKeyId(KeyId),
+    /// Longer than any honest document.
+    #[error("the document has {bytes} bytes, at most {max} are allowed")]
+    DocumentTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// No JSON, or JSON that two readers could understand differently.
+    #[error("the document cannot be read")]
+    Json(#[from] StrictJsonError),
+    /// JSON, but not that of a bundle.
+    #[error("the document is not a SPIFFE bundle: {0}")]
     Document(String),
+    /// More than [`BUNDLE_MAP_MAX`] trust domains.
+    #[error("there are bundles of {0} trust domains, at most {max} are allowed", max = BUNDLE_MAP_MAX)]
+    TooManyTrustDomains(usize),
     /// A bundle of another trust domain cannot replace this one.
     #[error("the bundle is of {found}, not of {wanted}")]
     WrongTrustDomain {
@@ -43,7 +78,7 @@ pub enum BundleError {
         /// Whose it should be.
         wanted: TrustDomain,
     },
-    /// The same sequence number with other authorities: somebody forked history.
+    /// The same sequence number with other keys: somebody forked history.
     #[error("two different bundles carry sequence number {0}")]
     Forked(u64),
 }
@@ -59,7 +94,7 @@ pub enum BundleUpdate {
     Outdated,
 }
 
-/// The authorities of one trust domain. An empty bundle trusts nobody.
+/// The keys of one trust domain. An empty bundle trusts nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
     trust_domain: TrustDomain,
@@ -67,11 +102,14 @@ pub struct Bundle {
     authorities: Vec<CertificateDer<'static>>,
     /// First and last second of each authority, in the same order.
     validities: Vec<(UnixTime, UnixTime)>,
+    jwt_keys: BTreeMap<KeyId, JwtPublicKey>,
     sequence: u64,
+    refresh_hint: Duration,
 }
 
 impl Bundle {
-    /// The bundle of `trust_domain`. Each authority must be a CA with an accepted key that names no other trust domain.
+    /// The bundle of `trust_domain`, without JWT keys. Each authority must be a CA with an accepted key that names no other
+    /// trust domain. Sequence number 0 stands for a bundle without one.
     pub fn new(
         trust_domain: TrustDomain,
         mut authorities: Vec<CertificateDer<'static>>,
@@ -84,22 +122,51 @@ impl Bundle {
         }
         let check = |authority| authority_rules::check(authority, &trust_domain).map_err(BundleError::Authority);
         let validities = authorities.iter().map(check).collect::<Result<_, _>>()?;
-        Ok(Self { trust_domain, authorities, validities, sequence })
+        let (jwt_keys, refresh_hint) = (BTreeMap::new(), REFRESH_HINT_DEFAULT);
+        Ok(Self { trust_domain, authorities, validities, jwt_keys, sequence, refresh_hint })
     }
 
-    /// Whose authorities these are.
+    /// The same bundle with `keys` for JWT-SVIDs.
+    pub fn with_jwt_keys(mut self, keys: impl IntoIterator<Item = (KeyId, JwtPublicKey)>) -> Result<Self, BundleError> {
+        self.jwt_keys = collect_jwt_keys(keys)?;
+        Ok(self)
+    }
+
+    /// The same bundle with another refresh hint, no shorter than 10 s and no longer than a day.
+    #[must_use]
+    pub fn with_refresh_hint(mut self, hint: Duration) -> Self {
+        self.refresh_hint = Duration::from_secs(hint.as_secs()).clamp(REFRESH_HINT_MIN, REFRESH_HINT_MAX);
+        self
+    }
+
+    /// Whose keys these are.
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The authorities' certificates.
+    /// The X.509 authorities' certificates.
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         &self.authorities
     }
 
-    /// Grows with each change (section 4.1.1).
+    /// The keys that sign JWT-SVIDs, by `kid`.
+    pub const fn jwt_keys(&self) -> &BTreeMap<KeyId, JwtPublicKey> {
+        &self.jwt_keys
+    }
+
+    /// Grows with each change (section 4.1.1). 0 if the document carried none: then nothing tells an old one from a new one.
     pub const fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// How often a consumer should look for a change (section 4.1.2), between 10 s and a day.
+    pub const fn refresh_hint(&self) -> Duration {
+        self.refresh_hint
+    }
+
+    /// Whether it trusts nobody: every SVID of the trust domain is to be refused (section 4.1.3).
+    pub fn is_empty(&self) -> bool {
+        self.authorities.is_empty() && self.jwt_keys.is_empty()
     }
 
     /// The authorities that are valid at `now`.
@@ -108,7 +175,8 @@ impl Bundle {
         self.authorities.iter().zip(&self.validities).filter(move |(_, validity)| valid(validity)).map(|(der, _)| der)
     }
 
-    /// SHA-256 over trust domain and authorities, whatever their order: what a join token carries.
+    /// SHA-256 over trust domain and X.509 authorities, whatever their order: what a join token carries. JWT keys are not in
+    /// it: they come and go by the day, and no joiner is admitted by them.
     pub fn digest(&self) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
         context.update(b"x0tta6bl4 2026-11 trust bundle\0");
@@ -123,98 +191,53 @@ impl Bundle {
     }
 
     /// Takes `offered` over if it is newer: same trust domain, higher sequence number. Two bundles with one number and
-    /// different authorities are an alarm, not an update.
+    /// different keys are an alarm, not an update. Where neither carries a number the later one wins, for nothing else can
+    /// tell them apart; a bundle that has lost its number is as old as can be.
     pub fn offer(&mut self, offered: Self) -> Result<BundleUpdate, BundleError> {
-        if offered.trust_domain != self.trust_domain {
-            return Err(BundleError::WrongTrustDomain {
-                found: offered.trust_domain,
-                wanted: self.trust_domain.clone(),
-            });
-        }
+        self.check_same_trust_domain(&offered)?;
         if offered.sequence < self.sequence {
             return Ok(BundleUpdate::Outdated);
         }
-        if offered.sequence == self.sequence {
-            let same = offered.authorities == self.authorities;
-            return if same { Ok(BundleUpdate::Unchanged) } else { Err(BundleError::Forked(self.sequence)) };
+        let same = offered.authorities == self.authorities && offered.jwt_keys == self.jwt_keys;
+        if offered.sequence == self.sequence && same {
+            return Ok(BundleUpdate::Unchanged);
+        }
+        if offered.sequence == self.sequence && self.sequence != 0 {
+            return Err(BundleError::Forked(self.sequence));
         }
         *self = offered;
         Ok(BundleUpdate::Replaced)
     }
 
-    /// The SPIFFE bundle document: a JWK set whose keys carry one certificate each in `x5c`.
-    pub fn to_json(&self) -> Vec<u8> {
-        let keys = self.authorities.iter().filter_map(jwk).collect();
-        let document =
-            Document { keys, spiffe_sequence: Some(self.sequence), spiffe_refresh_hint: Some(REFRESH_HINT_S) };
-        serde_json::to_vec_pretty(&document).unwrap_or_default()
+    /// Takes `forced` over whatever its sequence number, because an operator says so: the way out of a forked or rolled back
+    /// history. Only a bundle of another trust domain is refused.
+    pub fn replace(&mut self, forced: Self) -> Result<(), BundleError> {
+        self.check_same_trust_domain(&forced)?;
+        *self = forced;
+        Ok(())
     }
 
-    /// Reads the SPIFFE bundle document of `trust_domain`, which the document itself does not name. Keys for other uses are
-    /// left out, as the specification asks; a key for X.509-SVIDs without exactly one certificate is an error.
-    pub fn from_json(trust_domain: TrustDomain, json: &[u8]) -> Result<Self, BundleError> {
-        if json.len() > DOCUMENT_LEN_MAX {
-            return Err(BundleError::DocumentTooLarge(json.len()));
+    fn check_same_trust_domain(&self, other: &Self) -> Result<(), BundleError> {
+        if other.trust_domain == self.trust_domain {
+            return Ok(());
         }
-        let document: Document =
-            serde_json::from_slice(json).map_err(|error| BundleError::Document(error.to_string()))?;
-        let mut authorities = Vec::new();
-        for key in document.keys.iter().filter(|key| key.purpose.as_deref() == Some(X509_SVID)) {
-            let [certificate] = key.x5c.as_slice() else {
-                return Err(BundleError::Document(format!("a key has {} certificates instead of one", key.x5c.len())));
-            };
-            let der = BASE64.decode(certificate.as_bytes());
-            let der = der.map_err(|error| BundleError::Document(format!("x5c is not base64: {error}")))?;
-            authorities.push(CertificateDer::from(der));
-        }
-        Self::new(trust_domain, authorities, document.spiffe_sequence.unwrap_or(0))
+        Err(BundleError::WrongTrustDomain { found: other.trust_domain.clone(), wanted: self.trust_domain.clone() })
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Document {
-    keys: Vec<Jwk>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spiffe_sequence: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spiffe_refresh_hint: Option<u64>,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-struct Jwk {
-    kty: String,
-    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
-    purpose: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    crv: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    x: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    y: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    n: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    e: Option<String>,
-    #[serde(default)]
-    x5c: Vec<String>,
-}
-
-/// `None` only for keys that [`Bundle::new`] has refused.
-fn jwk(authority: &CertificateDer<'static>) -> Option<Jwk> {
-    let certificate = parse(authority).ok()?;
-    let text = |bytes: &[u8]| Some(BASE64URL_NOPAD.encode(bytes));
-    let mut jwk = match public_key::accepted(certificate.public_key())? {
-        AcceptedKey::Ec { curve, x, y } => {
-            Jwk { kty: "EC".into(), crv: Some(curve.into()), x: text(x), y: text(y), ..Jwk::default() }
+/// `keys` by their names. One key may be given twice, but not two keys under one name.
+fn collect_jwt_keys(
+    keys: impl IntoIterator<Item = (KeyId, JwtPublicKey)>,
+) -> Result<BTreeMap<KeyId, JwtPublicKey>, BundleError> {
+    let mut collected = BTreeMap::new();
+    for (key_id, key) in keys {
+        match collected.insert(key_id.clone(), key.clone()) {
+            Some(other) if other != key => return Err(BundleError::DuplicateKeyId(key_id)),
+            Some(_) | None => {}
         }
-        AcceptedKey::Ed25519 { x } => {
-            Jwk { kty: "OKP".into(), crv: Some("Ed25519".into()), x: text(x), ..Jwk::default() }
-        }
-        AcceptedKey::Rsa { modulus, exponent } => {
-            Jwk { kty: "RSA".into(), n: text(modulus), e: text(exponent), ..Jwk::default() }
-        }
-    };
-    jwk.purpose = Some(X509_SVID.into());
-    jwk.x5c = vec![BASE64.encode(authority)];
-    Some(jwk)
+    }
+    if collected.len() > BUNDLE_JWT_KEYS_MAX {
+        return Err(BundleError::TooManyJwtKeys(collected.len()));
+    }
+    Ok(collected)
 }

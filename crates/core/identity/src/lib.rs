@@ -36,6 +36,7 @@ mod causes;
 mod csr;
 mod entry;
 mod issuance;
+mod jwt;
 mod keys;
 mod leaf_rules;
 pub mod message;
@@ -45,6 +46,7 @@ pub mod revocation;
 mod rotation;
 mod seal;
 mod selector;
+mod strict_json;
 mod svid;
 mod token;
 mod upstream;
@@ -61,18 +63,22 @@ pub use authority::{
     JoinRefusal, Known, NODE_NAME_LEN_MAX, OperatorAnswer, OperatorRequest, RenewRefusal, SYNC_WAIT, ServerOutput,
     StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
-pub use bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError, BundleUpdate};
+pub use bundle::{
+    BUNDLE_AUTHORITIES_MAX, BUNDLE_JWT_KEYS_MAX, BUNDLE_MAP_MAX, Bundle, BundleError, BundleMap, BundleUpdate,
+};
 pub use ca_signer::CaSigner;
 pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
 pub use entry::{
     DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,
 };
 pub use issuance::IssueError;
+pub use jwt::{JWT_PUBLIC_KEY_LEN_MAX, JwtAlgorithm, JwtKeyError, JwtPublicKey, KEY_ID_LEN_MAX, KeyId, KeyIdError};
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
 pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};
 pub use seal::{SealKey, SealKeyId, SealedKey, UnsealError};
 pub use selector::{ENTRY_SELECTORS_MAX, PROCESS_SELECTORS_MAX, SELECTOR_LEN_MAX, Selector, SelectorError, Selectors};
+pub use strict_json::StrictJsonError;
 pub use svid::{Svid, SvidError};
 pub use token::{JoinSecret, JoinToken, ParseTokenError, TOKEN_ADDRESSES_MAX};
 pub use upstream::{UpstreamError, UpstreamFiles, import_upstream};

@@ -11,7 +11,8 @@
 //! 0x48 AgentAnswer    id u64, body u16-prefixed
 //!
 //! chain               u8 count (1..=4), each certificate u16-prefixed, leaf first
-//! bundle              trust domain u16-prefixed, sequence u64, u8 count (0..=16), each certificate u16-prefixed
+//! bundle              trust domain u16-prefixed, sequence u64, u8 count (0..=16), each certificate u16-prefixed,
+//!                     u8 count (0..=64), each a JWT key: kid u16-prefixed, SubjectPublicKeyInfo u16-prefixed
 //! ```
 //!
 //! Big-endian throughout. The first byte leaves room for other users of the same stream.
@@ -22,8 +23,9 @@ use x0t_model::{DecodeError, Reader, SpiffeId, SpiffeIdError, Writer};
 
 use crate::agent_message::AGENT_BODY_MAX;
 use crate::authority::{JoinRefusal, NODE_NAME_LEN_MAX, RenewRefusal};
-use crate::bundle::{BUNDLE_AUTHORITIES_MAX, Bundle, BundleError};
+use crate::bundle::{BUNDLE_AUTHORITIES_MAX, BUNDLE_JWT_KEYS_MAX, Bundle, BundleError};
 use crate::csr::CSR_LEN_MAX;
+use crate::jwt::{JWT_PUBLIC_KEY_LEN_MAX, JwtKeyError, JwtPublicKey, KEY_ID_LEN_MAX, KeyId, KeyIdError};
 use crate::token::JoinSecret;
 use crate::verify::CERTIFICATE_LEN_MAX;
 
@@ -60,6 +62,12 @@ pub enum MessageError {
     /// A bundle that is none.
     #[error("the bundle in the message is not valid")]
     Bundle(#[from] BundleError),
+    /// A key for JWT-SVIDs that is none.
+    #[error("a key for JWT-SVIDs in the message is not valid")]
+    JwtKey(#[from] JwtKeyError),
+    /// A name of such a key that is none.
+    #[error("the name of a key for JWT-SVIDs in the message is not valid")]
+    KeyId(#[from] KeyIdError),
     /// A field of a message to be sent does not fit.
     #[error("the {field} has {value} bytes or entries, at most {limit} are allowed")]
     TooLong {
@@ -269,7 +277,14 @@ fn write_bundle(writer: &mut Writer<'_>, bundle: &Bundle) -> Result<(), MessageE
     writer.u64(bundle.sequence());
     let authorities = bundle.authorities();
     write_count(writer, "bundle", authorities.len(), BUNDLE_AUTHORITIES_MAX)?;
-    authorities.iter().try_for_each(|certificate| write_field(writer, "certificate", certificate, CERTIFICATE_LEN_MAX))
+    authorities
+        .iter()
+        .try_for_each(|certificate| write_field(writer, "certificate", certificate, CERTIFICATE_LEN_MAX))?;
+    write_count(writer, "JWT keys", bundle.jwt_keys().len(), BUNDLE_JWT_KEYS_MAX)?;
+    bundle.jwt_keys().iter().try_for_each(|(key_id, key)| {
+        write_field(writer, "key id", key_id.as_str().as_bytes(), KEY_ID_LEN_MAX)?;
+        write_field(writer, "JWT key", key.to_spki(), JWT_PUBLIC_KEY_LEN_MAX)
+    })
 }
 
 fn write_refused(writer: &mut Writer<'_>, message_type: u8, refused: &Refused) -> Result<(), MessageError> {
@@ -315,7 +330,15 @@ fn read_bundle(reader: &mut Reader<'_>) -> Result<Bundle, MessageError> {
     let trust_domain = read_text(reader, "trust domain", TRUST_DOMAIN_LEN_MAX)?.parse()?;
     let sequence = reader.u64()?;
     let count = read_count(reader, "bundle", BUNDLE_AUTHORITIES_MAX)?;
-    Ok(Bundle::new(trust_domain, read_certificates(reader, count)?, sequence)?)
+    let bundle = Bundle::new(trust_domain, read_certificates(reader, count)?, sequence)?;
+    let count = read_count(reader, "JWT keys", BUNDLE_JWT_KEYS_MAX)?;
+    let keys: Vec<_> = (0..count).map(|_| read_jwt_key(reader)).collect::<Result<_, _>>()?;
+    Ok(bundle.with_jwt_keys(keys)?)
+}
+
+fn read_jwt_key(reader: &mut Reader<'_>) -> Result<(KeyId, JwtPublicKey), MessageError> {
+    let key_id = read_text(reader, "key id", KEY_ID_LEN_MAX)?.parse()?;
+    Ok((key_id, JwtPublicKey::from_spki(reader.prefixed("JWT key", JWT_PUBLIC_KEY_LEN_MAX)?)?))
 }
 
 fn read_authorities(reader: &mut Reader<'_>) -> Result<Vec<SpiffeId>, MessageError> {

@@ -44,6 +44,6 @@ pub(crate) fn accepted<'a>(info: &'a SubjectPublicKeyInfo<'a>) -> Option<Accepte
     }
 }
 
-fn without_leading_zeros(number: &[u8]) -> &[u8] {
+pub(crate) fn without_leading_zeros(number: &[u8]) -> &[u8] {
     &number[number.iter().take_while(|byte| **byte == 0).count()..]
 }

@@ -3,11 +3,15 @@
 
 mod support;
 
+use data_encoding::BASE64;
 use proptest::prelude::*;
 use support::{Mesh, NOW, id};
 use x0t_identity::message::{JoinAccepted, JoinRequest, Message, MessageError, Refused, RenewAccepted};
-use x0t_identity::{AnchorProof, Bundle, BundleError, BundleUpdate, JoinRefusal, JoinSecret, Leaf, Svid, SvidError};
+use x0t_identity::{AnchorProof, Bundle, JoinRefusal, JoinSecret, JwtPublicKey, Leaf, Svid, SvidError};
 use x0t_model::{DecodeError, UnixTime};
+
+/// A key on P-256, as SubjectPublicKeyInfo.
+const P256_SPKI: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEqKrKMHxPrIeo74Vy0YuBRnA02bQ5AWYOhWRhdoEowhpBuU7UlIDPcAQNClrNBwQ2q7flrMJHPqzaB8yve4gTWQ==";
 
 #[test]
 fn the_bytes_of_a_join_request_never_change() {
@@ -24,7 +28,9 @@ fn the_bytes_of_a_join_request_never_change() {
 #[test]
 fn the_bytes_of_an_acceptance_never_change() {
     let mut mesh = Mesh::new();
-    let (bundle, chain) = (mesh.authority.bundle().clone(), mesh.join("beta").chain().to_vec());
+    let key = JwtPublicKey::from_spki(&BASE64.decode(P256_SPKI.as_bytes()).unwrap()).unwrap();
+    let bundle = mesh.authority.bundle().clone().with_jwt_keys([("k1".parse().unwrap(), key.clone())]).unwrap();
+    let chain = mesh.join("beta").chain().to_vec();
     let authority = bundle.authorities()[0].as_ref();
     let prefixed = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
     let tail = [
@@ -34,6 +40,9 @@ fn the_bytes_of_an_acceptance_never_change() {
         &[0, 0, 0, 0, 0, 0, 0, 1],
         &[1],
         &prefixed(authority),
+        &[1],
+        &prefixed(b"k1"),
+        &prefixed(key.to_spki()),
     ]
     .concat();
     let renewed = Message::RenewAccepted(RenewAccepted { chain: chain.clone(), bundle: bundle.clone() });
@@ -71,13 +80,17 @@ fn counts_and_lengths_beyond_their_bounds_are_refused_before_anything_is_read() 
     assert_eq!(too_long(&[0x45, 5]), ("chain", 5, 4));
     assert_eq!(too_long(&[0x45, 1, 0x20, 0x01]), ("certificate", 8193, 8192));
     assert_eq!(too_long(&[0x45, 1, 0, 0, 0, 1, b'm', 0, 0, 0, 0, 0, 0, 0, 0, 17]), ("bundle", 17, 16));
+    let jwt_keys = [0x45, 1, 0, 0, 0, 1, b'm', 0, 0, 0, 0, 0, 0, 0, 0, 0, 65];
+    assert_eq!(too_long(&jwt_keys), ("JWT keys", 65, 64));
+    assert_eq!(too_long(&[&jwt_keys[..16], &[1, 1, 0]].concat()), ("key id", 256, 255));
+    assert_eq!(too_long(&[&jwt_keys[..16], &[1, 0, 1, b'k', 4, 0xb1]].concat()), ("JWT key", 1201, 1200));
     assert_eq!(too_long(&[&[0x41][..], &[0; 32], &[0, 254]].concat()), ("name", 254, 253));
     assert_eq!(too_long(&[0x44, 0x10, 0x01]), ("signing request", 4097, 4096));
     assert_eq!(too_long(&[0x43, 0, 33]), ("code", 33, 32));
     let empty_chain = MessageError::Malformed(DecodeError::Invalid { field: "chain", value: 0 });
     assert_eq!(Message::decode(&[0x45, 0]), Err(empty_chain));
-    let unknown = MessageError::Malformed(DecodeError::Invalid { field: "message type", value: 0x47 });
-    assert_eq!(Message::decode(&[0x47]), Err(unknown));
+    let unknown = MessageError::Malformed(DecodeError::Invalid { field: "message type", value: 0x49 });
+    assert_eq!(Message::decode(&[0x49]), Err(unknown));
     assert_eq!(Message::decode(&[]), Err(MessageError::Malformed(DecodeError::Truncated(1))));
     assert_eq!(Message::decode(b"\x43\x00\x01\xff\x00\x00"), Err(MessageError::NotText("code")));
 }
@@ -88,68 +101,6 @@ fn a_sender_does_not_send_what_a_receiver_would_refuse() {
     assert_eq!(long.encode(), Err(MessageError::TooLong { field: "signing request", value: 4097, limit: 4096 }));
     let request = JoinRequest { secret: JoinSecret::from_bytes([0; 32]), name: Some("x".repeat(254)), csr: Vec::new() };
     assert!(matches!(Message::JoinRequest(request).encode(), Err(MessageError::TooLong { field: "name", .. })));
-}
-
-#[test]
-fn a_bundle_document_comes_back_and_names_keys_as_the_specification_asks() {
-    let bundle = Mesh::new().authority.bundle().clone();
-    let json = bundle.to_json();
-    assert_eq!(Bundle::from_json("mesh.test".parse().unwrap(), &json), Ok(bundle.clone()));
-    let document: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let key = &document["keys"][0];
-    assert_eq!((&key["kty"], &key["use"], &key["crv"]), (&"OKP".into(), &"x509-svid".into(), &"Ed25519".into()));
-    assert_eq!(document["spiffe_sequence"], 1);
-    assert_eq!(key["x5c"].as_array().unwrap().len(), 1);
-    for len in 0..json.len() {
-        assert!(Bundle::from_json("mesh.test".parse().unwrap(), &json[..len]).is_err(), "{len} bytes");
-    }
-    let of_other = Bundle::from_json("other.test".parse().unwrap(), &json).unwrap_err();
-    assert!(matches!(of_other, BundleError::Authority(_)), "{of_other:?}");
-}
-
-#[test]
-fn a_bundle_document_with_other_uses_or_odd_keys() {
-    let bundle = Mesh::new().authority.bundle().clone();
-    let text = String::from_utf8(bundle.to_json()).unwrap();
-    let read = |text: &str| Bundle::from_json("mesh.test".parse().unwrap(), text.as_bytes());
-    // Uses that are unknown or missing are left out, and an unknown member of the document does not matter.
-    assert_eq!(read(&text.replace("x509-svid", "jwt-svid")).unwrap().authorities().len(), 0);
-    assert_eq!(read(&text.replace("\"use\"", "\"uses\"")).unwrap().authorities().len(), 0);
-    assert_eq!(read(&text.replacen('{', "{\"more\":1,", 1)), Ok(bundle));
-    let certificate = text.split("\"x5c\": [").nth(1).unwrap().split(']').next().unwrap().trim();
-    for odd in [format!("{certificate},{certificate}"), String::new(), "\"AAAA\"".to_owned(), "\"!\"".to_owned()] {
-        assert!(read(&text.replace(certificate, &odd)).is_err(), "{odd}");
-    }
-    assert!(matches!(read("{\"keys\":[],\"keys\":[]}"), Err(BundleError::Document(_))), "duplicate members");
-    assert!(matches!(read(&" ".repeat(600_000)), Err(BundleError::DocumentTooLarge(600_000))));
-}
-
-#[test]
-fn a_bundle_is_replaced_by_a_newer_one_of_its_own_trust_domain_only() {
-    let (one, other) = (Mesh::new(), Mesh::of("spiffe://other.test/node/a", Default::default()));
-    let with = |sequence, authorities: &[_]| Bundle::new("mesh.test".parse().unwrap(), authorities.to_vec(), sequence);
-    let authorities = one.authority.bundle().authorities();
-    let mut held = with(5, authorities).unwrap();
-    assert_eq!(held.offer(with(5, authorities).unwrap()), Ok(BundleUpdate::Unchanged));
-    assert_eq!(held.offer(with(4, &[]).unwrap()), Ok(BundleUpdate::Outdated));
-    assert_eq!(held.offer(with(5, &[]).unwrap()), Err(BundleError::Forked(5)));
-    assert!(matches!(held.offer(other.authority.bundle().clone()), Err(BundleError::WrongTrustDomain { .. })));
-    assert_eq!(held.authorities().len(), 1, "none of that has changed it");
-    assert_eq!(held.offer(with(6, &[]).unwrap()), Ok(BundleUpdate::Replaced));
-    assert_eq!((held.sequence(), held.authorities().len()), (6, 0));
-}
-
-#[test]
-fn a_digest_depends_on_domain_and_authorities_and_on_nothing_else() {
-    let bundle = Mesh::new().authority.bundle().clone();
-    let authorities = bundle.authorities().to_vec();
-    let twice = [authorities.clone(), authorities.clone()].concat();
-    let of = |domain: &str, authorities: Vec<_>, sequence| {
-        Bundle::new(domain.parse().unwrap(), authorities, sequence).unwrap().digest()
-    };
-    assert_eq!(of("mesh.test", twice, 77), bundle.digest());
-    assert_ne!(of("mesh.test", Vec::new(), 1), bundle.digest());
-    assert_ne!(of("mesh.test", Vec::new(), 1), of("other.test", Vec::new(), 1));
 }
 
 #[test]
@@ -164,6 +115,21 @@ fn a_stored_svid_comes_back_and_a_cut_off_one_does_not() {
         assert!(Svid::from_stored(&stored[..len]).is_err(), "{len} bytes");
     }
     assert_eq!(Svid::from_stored(b"").unwrap_err(), SvidError::Pem);
+}
+
+#[test]
+fn a_jwt_key_that_is_none_or_shares_its_name_is_refused() {
+    let head = [0x45, 1, 0, 0, 0, 1, b'm', 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    let key = BASE64.decode(P256_SPKI.as_bytes()).unwrap();
+    let entry = |kid: &[u8], key: &[u8]| [&[0, kid.len() as u8][..], kid, &[0, key.len() as u8], key].concat();
+    let read = |count: u8, entries: &[u8]| Message::decode(&[&head[..], &[count], entries].concat());
+    assert!(read(1, &entry(b"k", &key)).is_ok());
+    assert!(matches!(read(1, &entry(b"", &key)), Err(MessageError::KeyId(_))));
+    assert!(matches!(read(1, &entry(b"k", b"junk")), Err(MessageError::JwtKey(_))));
+    let mut other = key.clone();
+    *other.last_mut().unwrap() ^= 1;
+    assert!(matches!(read(1, &entry(b"k", &other)), Err(MessageError::JwtKey(_))), "a point beside the curve");
+    assert!(read(2, &[entry(b"k", &key), entry(b"k", &key)].concat()).is_ok(), "one key, twice");
 }
 
 /// `message` is `expected` on the wire, comes back, and is refused at every other length.

@@ -1,6 +1,8 @@
 //! A small mesh to test against: one authority, deterministic keys, a clock that stands still until told.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod jwt;
+
 use std::time::Duration;
 
 use x0t_identity::{

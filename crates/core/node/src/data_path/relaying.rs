@@ -1,0 +1,91 @@
+//! For somebody else: a new hop header over the old one, and on.
+
+use std::ops::Range;
+
+use x0t_overlay::HopHeader;
+use x0t_overlay::hop::PayloadKind;
+use x0t_overlay::packet::FORWARD_OVERHEAD;
+use x0t_routing::LinkId;
+
+use super::INTERACTIVE_LEN_MAX;
+use super::arrival::{Fate, Lookups};
+use crate::egress::{Class, Lane};
+use crate::node::Node;
+use crate::train::Train;
+
+impl Node {
+    /// A neighbour hands on a packet that is for somebody else.
+    pub(super) fn on_transit(
+        &mut self,
+        from: LinkId,
+        mut hop: HopHeader,
+        payload: &[u8],
+        place: Range<usize>,
+        lookups: &mut Lookups,
+    ) -> Option<Fate> {
+        if hop.src == self.me {
+            self.stats.packets_returned += 1;
+            return None;
+        }
+        if hop.ttl <= 1 {
+            self.stats.packets_expired += 1;
+            if hop.kind == PayloadKind::TraceProbe {
+                self.answer_trace(hop.src, payload);
+            }
+            return None;
+        }
+        hop.ttl -= 1;
+        let asked = (hop.dst, hop.flow, hop.flags, from);
+        let link = match lookups.way {
+            Some((known, link)) if known == asked => link,
+            _ => {
+                let link = self.next_link(&hop, Some(from));
+                lookups.way = Some((asked, link));
+                link
+            }
+        }?;
+        Some(Fate::Relay { place, hop, link })
+    }
+
+    /// Whether all that is left of a train goes the same way, so that it can go as it stands.
+    pub(super) fn relays_as_it_is(&self, fates: &[Fate], stride: usize) -> bool {
+        let Some((Fate::Relay { hop: first, link: over, .. }, _)) = fates.split_first() else { return false };
+        let last = fates.len() - 1;
+        fates.iter().enumerate().all(|(index, fate)| match fate {
+            Fate::Relay { place, hop, link } => {
+                link == over && hop.flow == first.flow && (place.len() == stride || index == last)
+            }
+            Fate::Deliver { .. } => false,
+        })
+    }
+
+    /// Seals new hop headers where the old ones stood and sends the buffer on. Packets behind one that was dropped move up.
+    pub(super) fn relay_in_place(&mut self, fates: &[Fate], mut train: Train) {
+        let Some(Fate::Relay { hop, link, .. }) = fates.first() else { return };
+        let (link, flow) = (*link, hop.flow);
+        let Some((_, session, to)) = self.carrier_of(link) else { return self.pool.give(train) };
+        let (stride, mut end) = (train.stride(), 0);
+        for fate in fates {
+            let Fate::Relay { place, .. } = fate else { continue };
+            if place.start != end {
+                train.bytes_mut().copy_within(place.clone(), end);
+            }
+            end += place.len();
+        }
+        train.set(end, stride);
+        let hops = fates.iter().filter_map(|fate| match fate {
+            Fate::Relay { hop, .. } => Some(*hop),
+            Fate::Deliver { .. } => None,
+        });
+        let stride = train.stride();
+        if self.endpoint.seal_hops(session, train.bytes_mut(), stride, hops).is_err() {
+            self.stats.packets_unsealed += fates.len() as u64;
+            return self.pool.give(train);
+        }
+        self.stats.packets_forwarded += fates.len() as u64;
+        self.sent_data(link, session);
+        let short = fates.len() == 1 && end <= FORWARD_OVERHEAD + INTERACTIVE_LEN_MAX;
+        let class = if short { Class::Interactive } else { Class::Bulk };
+        self.egress.push(Lane { link, to, class, flow }, train, &mut self.pool, self.now);
+    }
+}

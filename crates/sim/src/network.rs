@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use x0t_model::Entropy;
-use x0t_overlay::packet::FORWARD;
+use x0t_overlay::packet::{FORWARD, FORWARD_OVERHEAD, PROTECTED};
 
 use crate::topology::Topology;
 
@@ -54,6 +54,8 @@ pub struct Network {
     /// The longest datagram that passes, where that is limited.
     limits: BTreeMap<(usize, usize), usize>,
     holes: BTreeMap<usize, Hole>,
+    /// Sessions whose packets came behind a hop header while there were holes.
+    relayed: BTreeSet<[u8; 4]>,
     weather: Weather,
     entropy: Entropy,
     /// Datagrams handed in.
@@ -70,6 +72,7 @@ impl Network {
             cut: BTreeSet::new(),
             limits: BTreeMap::new(),
             holes: BTreeMap::new(),
+            relayed: BTreeSet::new(),
             weather: Weather::default(),
             entropy,
             sent: 0,
@@ -144,6 +147,19 @@ impl Network {
         self.delays.contains_key(&pair) && !self.cut.contains(&pair)
     }
 
+    /// Whether a host relays this, with a hop header or to its destination without. Sees what enters holes before what leaves them.
+    fn is_relayed(&mut self, packet: &[u8]) -> bool {
+        let session = |packet: &[u8]| match packet {
+            [PROTECTED, _, a, b, c, d, ..] => Some([*a, *b, *c, *d]),
+            _ => None,
+        };
+        if packet.first() != Some(&FORWARD) {
+            return session(packet).is_some_and(|session| self.relayed.contains(&session));
+        }
+        self.relayed.extend(packet.get(FORWARD_OVERHEAD..).and_then(session));
+        true
+    }
+
     /// Carries one datagram from `from` to `address`.
     pub fn carry(&mut self, from: usize, address: SocketAddr, mut bytes: Vec<u8>) -> Vec<Arrival> {
         self.sent += 1;
@@ -155,8 +171,9 @@ impl Network {
             self.lost += 1;
             return Vec::new();
         };
-        let forwards = bytes.first() == Some(&FORWARD);
-        let hole = self.holes.get(&from).filter(|hole| forwards && bytes.len() > hole.longer_than);
+        let hole = self.holes.get(&from).copied();
+        let is_relayed = !self.holes.is_empty() && self.is_relayed(&bytes);
+        let hole = hole.filter(|hole| is_relayed && bytes.len() > hole.longer_than);
         let swallowed = hole.is_some_and(|hole| self.entropy.chance(hole.loss_per_million));
         if swallowed || self.entropy.chance(self.weather.loss_per_million) {
             self.lost += 1;

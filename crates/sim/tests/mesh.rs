@@ -133,6 +133,50 @@ fn a_lost_carrier_takes_every_link_of_its_interface_out_of_use_at_once_and_gives
 }
 
 #[test]
+fn a_far_end_that_lost_its_sessions_is_heard_although_what_comes_to_it_names_no_sender() {
+    let mut world = settled(Topology::of("A-R:1 E-R:1 R-C:1"), Terms::seeded(7));
+    let (a, e, r, c) = (world.host("A"), world.host("E"), world.host("R"), world.host("C"));
+    world.send_stream((a, c), Duration::from_millis(1), SECOND);
+    assert!(counter(&world, r, "node_packets_forwarded_bare") > 800, "dense traffic goes without hop headers");
+    world.send_packet(e, c, b"a session of E, which keeps silent");
+    world.advance(SECOND);
+    world.kill(c);
+    world.start(c);
+    let (mut up, before) = (None, world.delivered(c));
+    for _ in 0..10_000 {
+        world.send_packet(a, c, b"dense");
+        world.advance(Duration::from_millis(1));
+        up = up.or_else(|| (world.view(c).status.links_up > 0).then(|| world.now()));
+        if world.delivered(c) > before {
+            break;
+        }
+    }
+    let waited = world.now().since(up.unwrap());
+    assert!(world.delivered(c) > before && waited < SECOND / 2, "{waited:?} from the link to the first packet");
+    // E sends into dense traffic, seldom, and has not heard of it either.
+    let before = world.delivered(c);
+    for _ in 0..300 {
+        world.send_packet(a, c, b"dense");
+        world.advance(Duration::from_millis(1));
+    }
+    let strays = counter(&world, c, "node_end_packets_stray");
+    let answered = (0..20).any(|_| {
+        let ping = world.ping(e, c);
+        for _ in 0..100 {
+            world.send_packet(a, c, b"dense");
+            world.advance(Duration::from_millis(1));
+        }
+        matches!(world.reply(ping), Some((_, x0t_node::Reply::Pong { .. })))
+    });
+    assert!(counter(&world, c, "node_end_packets_stray") > strays, "E sealed for a session that C has lost");
+    assert!(answered && world.delivered(c) > before);
+}
+
+fn counter(world: &World, host: usize, name: &str) -> u64 {
+    world.view(host).counters[name]
+}
+
+#[test]
 fn svids_are_rotated_under_a_stream_without_losing_a_packet() {
     let terms = Terms { svid_ttl: Duration::from_secs(60), ..Terms::seeded(6) };
     let mut world = settled(Topology::of("A-B:1 B-C:1"), terms);

@@ -30,6 +30,7 @@ mod host;
 pub mod icmp;
 pub mod join;
 mod join_path;
+mod last_hop;
 mod links;
 mod look;
 pub mod message;

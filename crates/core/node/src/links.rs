@@ -15,6 +15,8 @@ use x0t_model::{Instant, NodeId, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::SessionId;
 use x0t_routing::LinkId;
 
+use crate::last_hop::LastHop;
+
 /// Two sessions with the same peer that became ready within this time were opened at once by both.
 const SIMULTANEOUS: Duration = Duration::from_secs(3);
 /// Two sessions that this node itself opened with the same peer within this time are attempts at several addresses of it.
@@ -74,6 +76,7 @@ pub struct Link {
     pub heard_at: Instant,
     /// Index of the interface it was last heard on, 0 if unknown.
     pub interface: u32,
+    pub last_hop: LastHop,
 }
 
 /// What became of a session that proved itself.
@@ -120,8 +123,16 @@ impl Links {
             self.next = self.next.wrapping_add(1);
             self.by_peer.insert(proven.peer, id);
             self.by_session.insert(proven.session, id);
-            let link =
-                Link { proven, before: None, origin, observed: None, established_at: now, heard_at: now, interface: 0 };
+            let link = Link {
+                proven,
+                before: None,
+                origin,
+                observed: None,
+                established_at: now,
+                heard_at: now,
+                interface: 0,
+                last_hop: LastHop::default(),
+            };
             self.by_id.insert(id, link);
             return Admission::New(id);
         };

@@ -15,6 +15,8 @@ pub struct Stats {
     pub settle_rounds_exhausted: u64,
     /// Packets relayed for others.
     pub packets_forwarded: u64,
+    /// Of these, sent to their destination without a hop header.
+    pub packets_forwarded_bare: u64,
     /// Packets handed to the host.
     pub packets_delivered: u64,
     /// Packets without a next hop.

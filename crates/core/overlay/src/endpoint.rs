@@ -507,6 +507,11 @@ impl Endpoint {
         self.sessions.contains_key(&index)
     }
 
+    /// The index that packets of a session are sealed for: what the peer calls it.
+    pub fn peer_index(&self, session: SessionId) -> Option<u32> {
+        self.get(session).map(|session| session.peer_index)
+    }
+
     /// Handshakes that others began and have not finished.
     pub fn half_open(&self) -> usize {
         self.half_open.total()

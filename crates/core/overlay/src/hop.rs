@@ -29,7 +29,8 @@ pub enum PayloadKind {
     TraceProbe = 2,
     /// Answers a [`Self::TraceProbe`]. Sealed by each link but not end to end: what the path says about itself.
     TraceReply = 3,
-    /// "I hold no such session": the source may start a new one. A hint, because only links vouch for it.
+    /// "I hold no such session": the source may start a new one. A hint, because only links vouch for it. To a neighbour, about a packet
+    /// without a hop header: the index of the session, for it may be another's whom the neighbour relays for.
     NoSession = 4,
 }
 

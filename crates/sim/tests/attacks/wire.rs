@@ -1,6 +1,7 @@
 //! Whoever sees and sends datagrams.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -136,6 +137,42 @@ fn no_changed_byte_passes() {
     reach(&mut world);
 }
 
+/// The session that a packet is sealed for.
+fn sealed_for(packet: &[u8]) -> Option<[u8; 4]> {
+    packet.get(2..6)?.try_into().ok().filter(|_| packet[0] == 0x12)
+}
+
+/// The same of the packet behind a hop header.
+fn sealed_inside(packet: &[u8]) -> Option<[u8; 4]> {
+    sealed_for(packet.get(70..)?).filter(|_| packet[0] == 0x13)
+}
+
+#[test]
+fn a_packet_without_a_hop_header_is_no_sign_of_life_of_the_relay_it_came_from() {
+    let mut world = settled("A-R:1 R-B:1", Terms::seeded(9));
+    let (a, r, b) = (world.host("A"), world.host("R"), world.host("B"));
+    world.send_stream((a, b), SECOND / 1_000, SECOND);
+    let bare = counter(&world, r, "node_packets_forwarded_bare");
+    assert!(bare >= 800, "{bare} of a thousand dense packets");
+    world.capture();
+    world.network.cut(r, b);
+    let (before, mut passed) = (world.delivered(b), 0);
+    for _ in 0..500 {
+        world.send_packet(a, b, b"authentic, fresh, and brought by a stranger");
+        world.advance(SECOND / 1_000);
+        for (from, _, bytes) in world.captured() {
+            // Whoever is on the wire passes on under the relay's address what the relay itself did not seal.
+            if from == r && sealed_for(&bytes).is_some() {
+                passed += 1;
+                world.inject(b, Network::address(r), bytes);
+            }
+        }
+    }
+    let delivered = world.delivered(b) - before;
+    assert!(passed > 0 && delivered > 0, "{delivered} of {passed} are delivered: they are what A sent");
+    assert_eq!(world.view(b).status.links_up, 0, "and the silence of the relay is noticed");
+}
+
 #[test]
 fn a_relay_that_alters_or_drops_what_it_carries_delivers_nothing_and_breaks_nothing() {
     let mut world = settled("A-R:1 R-B:1", Terms::seeded(5));
@@ -143,8 +180,14 @@ fn a_relay_that_alters_or_drops_what_it_carries_delivers_nothing_and_breaks_noth
     assert_ping(&mut world, a, b);
     let mode = Rc::new(RefCell::new(0));
     let seen = mode.clone();
+    let mut sealed_by_a = BTreeSet::new();
     world.tamper(move |from, to, bytes| {
-        if from == r && to == b && bytes.first() == Some(&0x13) {
+        if from == a && sealed_inside(bytes).is_some() {
+            sealed_by_a.insert(sealed_inside(bytes));
+        }
+        // With a hop header or, to their destination, without.
+        let carried = bytes.first() == Some(&0x13) || sealed_by_a.contains(&sealed_for(bytes));
+        if from == r && to == b && carried {
             match *seen.borrow() {
                 1 => *bytes.last_mut().unwrap() ^= 1,
                 2 => bytes.clear(),

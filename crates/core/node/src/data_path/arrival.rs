@@ -19,8 +19,8 @@ use crate::train::Train;
 /// What is to become of an opened packet of a train.
 #[derive(Clone, Debug)]
 pub(crate) enum Fate {
-    /// It goes on, over `link`, under `hop`.
-    Relay { place: Range<usize>, hop: HopHeader, link: LinkId },
+    /// It goes on, over `link`, under `hop`. What opens by itself needs no hop header where its destination is next.
+    Relay { place: Range<usize>, hop: HopHeader, link: LinkId, opens_by_itself: bool },
     /// It is an IPv6 packet for the host.
     Deliver { place: Range<usize>, unsummed: bool },
 }
@@ -66,10 +66,10 @@ impl Node {
             return None;
         }
         // Asked before: a CLOSE that ends its session must not look like a packet without one.
-        let stray = outer::protected_index(datagram).is_some_and(|index| !self.endpoint.holds(index));
+        let stray = outer::protected_index(datagram).filter(|index| !self.endpoint.holds(*index));
         let Some(opened) = self.endpoint.handle_datagram(from.into(), datagram, self.now, self.wall) else {
-            if stray {
-                self.on_stray(from);
+            if let Some(index) = stray {
+                self.on_stray(from, index);
             }
             return None;
         };
@@ -86,7 +86,7 @@ impl Node {
                 if hop.dst != self.me {
                     return self.on_transit(link, hop, payload, start..end, lookups);
                 }
-                let unsummed = self.on_arrival(hop, payload)?;
+                let unsummed = self.on_arrival(link, hop, payload)?;
                 let place = start + FORWARD_OVERHEAD + DATAGRAM_FRONT + 1..end - TAG_LEN;
                 Some(Fate::Deliver { place, unsummed })
             }
@@ -112,7 +112,7 @@ impl Node {
         }
         for fate in fates {
             match fate {
-                Fate::Relay { place, hop, link } => {
+                Fate::Relay { place, hop, link, .. } => {
                     let payload = &train.bytes()[place.start + FORWARD_OVERHEAD..place.end];
                     self.stats.packets_forwarded += u64::from(self.carry_over(*link, *hop, payload));
                 }
@@ -143,8 +143,8 @@ impl Node {
         }
     }
 
-    /// Somebody at a neighbour's address seals for a session that is not held here: the neighbour may start a new one.
-    fn on_stray(&mut self, from: Underlay) {
+    /// Somebody at a neighbour's address seals for a session that is not held here, or relays for somebody who does: the neighbour is told.
+    fn on_stray(&mut self, from: Underlay, index: u32) {
         self.stats.end_packets_stray += 1;
         if !self.stray_answers.take(self.now) {
             return;
@@ -153,11 +153,27 @@ impl Node {
         if let Some((id, peer)) = neighbor.map(|(id, link)| (id, link.proven.peer)) {
             let kind = PayloadKind::NoSession;
             let hop = HopHeader { src: self.me, dst: peer, ttl: TIME_TO_LIVE, kind, flags: 0, flow: 0 };
-            self.carry_over(id, hop, &[]);
+            self.carry_over(id, hop, &index.to_be_bytes());
         }
     }
+
+    /// A far end holds no session that this node seals for; or, if it names the session's index, none that a bare packet from here was
+    /// sealed for. If that was not by this node itself, whoever sealed it is to be named from here on, so that it is told.
+    fn on_no_session(&mut self, link: LinkId, far_end: NodeId, index: &[u8]) {
+        let session = self.ends.session_of(far_end);
+        if let Ok(index) = <[u8; 4]>::try_from(index)
+            && session.and_then(|session| self.endpoint.peer_index(session)) != Some(u32::from_be_bytes(index))
+        {
+            if let Some(link) = self.links.get_mut(link).filter(|link| link.proven.peer == far_end) {
+                link.last_hop.complained(self.now);
+            }
+        } else if session.is_some() && self.ends.may_reopen(far_end, self.now) {
+            self.open_end(far_end);
+        }
+    }
+
     /// A packet has reached its destination. Some if it holds an IPv6 packet for the host, and whether that one is unsummed.
-    fn on_arrival(&mut self, hop: HopHeader, payload: &mut [u8]) -> Option<bool> {
+    fn on_arrival(&mut self, link: LinkId, hop: HopHeader, payload: &mut [u8]) -> Option<bool> {
         match hop.kind {
             PayloadKind::EndToEnd => return self.on_end_packet(hop.src, payload),
             PayloadKind::TraceProbe => self.answer_trace(hop.src, payload),
@@ -165,11 +181,7 @@ impl Node {
                 Ok(trace) => self.on_trace_reply(hop.src, trace),
                 Err(_) => self.stats.end_datagrams_malformed += 1,
             },
-            PayloadKind::NoSession => {
-                if self.ends.session_of(hop.src).is_some() && self.ends.may_reopen(hop.src, self.now) {
-                    self.open_end(hop.src);
-                }
-            }
+            PayloadKind::NoSession => self.on_no_session(link, hop.src, payload),
         }
         None
     }

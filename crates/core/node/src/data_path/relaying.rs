@@ -1,10 +1,11 @@
-//! For somebody else: a new hop header over the old one, and on.
+//! For somebody else: a new hop header over the old one, and on; to its destination without one.
 
 use std::ops::Range;
 
+use x0t_model::NodeId;
 use x0t_overlay::HopHeader;
 use x0t_overlay::hop::PayloadKind;
-use x0t_overlay::packet::FORWARD_OVERHEAD;
+use x0t_overlay::packet::{self as outer, FORWARD_OVERHEAD};
 use x0t_routing::LinkId;
 
 use super::INTERACTIVE_LEN_MAX;
@@ -44,7 +45,8 @@ impl Node {
                 link
             }
         }?;
-        Some(Fate::Relay { place, hop, link })
+        let opens_by_itself = hop.kind == PayloadKind::EndToEnd && outer::protected_index(payload).is_some();
+        Some(Fate::Relay { place, hop, link, opens_by_itself })
     }
 
     /// Whether all that is left of a train goes the same way, so that it can go as it stands.
@@ -52,25 +54,30 @@ impl Node {
         let Some((Fate::Relay { hop: first, link: over, .. }, _)) = fates.split_first() else { return false };
         let last = fates.len() - 1;
         fates.iter().enumerate().all(|(index, fate)| match fate {
-            Fate::Relay { place, hop, link } => {
+            Fate::Relay { place, hop, link, .. } => {
                 link == over && hop.flow == first.flow && (place.len() == stride || index == last)
             }
             Fate::Deliver { .. } => false,
         })
     }
 
-    /// Seals new hop headers where the old ones stood and sends the buffer on. Packets behind one that was dropped move up.
+    /// Seals new hop headers where the old ones stood, or takes them away, and sends the buffer on. Packets behind one that was dropped
+    /// move up.
     pub(super) fn relay_in_place(&mut self, fates: &[Fate], mut train: Train) {
         let Some(Fate::Relay { hop, link, .. }) = fates.first() else { return };
         let (link, flow) = (*link, hop.flow);
-        let Some((_, session, to)) = self.carrier_of(link) else { return self.pool.give(train) };
-        let (stride, mut end) = (train.stride(), 0);
+        let Some((peer, session, to)) = self.carrier_of(link) else { return self.pool.give(train) };
+        let bare = self.goes_bare(link, peer, fates);
+        let away = if bare { FORWARD_OVERHEAD } else { 0 };
+        let (stride, mut end) = (train.stride() - away, 0);
         for fate in fates {
             let Fate::Relay { place, .. } = fate else { continue };
+            let place = place.start + away..place.end;
+            let len = place.len();
             if place.start != end {
-                train.bytes_mut().copy_within(place.clone(), end);
+                train.bytes_mut().copy_within(place, end);
             }
-            end += place.len();
+            end += len;
         }
         train.set(end, stride);
         let hops = fates.iter().filter_map(|fate| match fate {
@@ -78,7 +85,9 @@ impl Node {
             Fate::Deliver { .. } => None,
         });
         let stride = train.stride();
-        if self.endpoint.seal_hops(session, train.bytes_mut(), stride, hops).is_err() {
+        if bare {
+            self.stats.packets_forwarded_bare += fates.len() as u64;
+        } else if self.endpoint.seal_hops(session, train.bytes_mut(), stride, hops).is_err() {
             self.stats.packets_unsealed += fates.len() as u64;
             return self.pool.give(train);
         }
@@ -87,5 +96,14 @@ impl Node {
         let short = fates.len() == 1 && end <= FORWARD_OVERHEAD + INTERACTIVE_LEN_MAX;
         let class = if short { Class::Interactive } else { Class::Bulk };
         self.egress.push(Lane { link, to, class, flow }, train, &mut self.pool, self.now);
+    }
+
+    /// Whether a train goes without hop headers: `peer` opens every packet of it, and has no need of a hop header just now.
+    fn goes_bare(&mut self, link: LinkId, peer: NodeId, fates: &[Fate]) -> bool {
+        let all_open = fates.iter().all(|fate| match fate {
+            Fate::Relay { hop, opens_by_itself, .. } => hop.dst == peer && *opens_by_itself,
+            Fate::Deliver { .. } => false,
+        });
+        all_open && self.links.get_mut(link).is_some_and(|link| link.last_hop.may_go_bare(self.now))
     }
 }

@@ -1,0 +1,184 @@
+//! A source of identities with an authority of its own, in memory: for tests, and for the example that other people's clients are
+//! tried against.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
+use x0t_identity::{AwsLcKeys, Bundle, Entry, EntryId, EntrySpec, KeySource, Parent, PrivateKey, Selectors, Svid};
+use x0t_model::{TrustDomain, UnixTime};
+use x0t_workload::identities::{BundleMap, Crls, Held, Identities};
+use x0t_workload::source::IdentitySource;
+
+/// The authority of one trust domain.
+pub struct TestAuthority {
+    trust_domain: TrustDomain,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl TestAuthority {
+    pub fn new(trust_domain: &str) -> Self {
+        let trust_domain: TrustDomain = trust_domain.parse().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, trust_domain.as_str());
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names = vec![uri(&trust_domain.id_text())];
+        params.not_after = rcgen::date_time_ymd(2200, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateDer::from(params.self_signed(&key).unwrap().der().to_vec());
+        Self { trust_domain, certificate, issuer: Issuer::new(params, key) }
+    }
+
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    pub fn bundle(&self) -> Bundle {
+        Bundle::new(self.trust_domain.clone(), vec![self.certificate.clone()], 1).unwrap()
+    }
+
+    /// An SVID that is valid for centuries: no test depends on the clock.
+    pub fn issue(&self, id: &str) -> Svid {
+        let key = AwsLcKeys.generate().unwrap();
+        Svid::new(vec![self.certify(id, &key)], key).unwrap()
+    }
+
+    pub fn certify(&self, id: &str, key: &PrivateKey) -> CertificateDer<'static> {
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.pkcs8())).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = vec![uri(id)];
+        params.not_after = rcgen::date_time_ymd(2200, 1, 1);
+        CertificateDer::from(params.signed_by(&pair, &self.issuer).unwrap().der().to_vec())
+    }
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+/// A source that does what it is told.
+pub struct TestSource {
+    pub authority: TestAuthority,
+    state: Mutex<State>,
+    snapshots: watch::Sender<Arc<Identities>>,
+}
+
+#[derive(Default)]
+struct State {
+    generation: u64,
+    next_entry: u64,
+    held: Vec<Held>,
+    bundles: BundleMap,
+    crls: Crls,
+}
+
+impl TestSource {
+    /// Knows nothing until something is told to it.
+    pub fn new(trust_domain: &str) -> Arc<Self> {
+        let authority = TestAuthority::new(trust_domain);
+        let mut state = State::default();
+        state.bundles.insert(authority.trust_domain.clone(), Arc::new(authority.bundle()));
+        let snapshots = watch::Sender::new(Arc::new(Identities::unknown()));
+        Arc::new(Self { authority, state: Mutex::new(state), snapshots })
+    }
+
+    /// Adds an entry for `/path` and issues its SVID.
+    pub fn add(&self, path: &str, selectors: &[&str]) -> EntryId {
+        self.add_with(path, selectors, |_| {})
+    }
+
+    pub fn add_with(&self, path: &str, selectors: &[&str], change: impl FnOnce(&mut EntrySpec)) -> EntryId {
+        let spiffe_id = format!("{}{path}", self.authority.trust_domain().id_text());
+        let svid = self.authority.issue(&spiffe_id);
+        self.change(|state| {
+            state.next_entry += 1;
+            let mut spec = EntrySpec {
+                spiffe_id: spiffe_id.parse().unwrap(),
+                parent: Parent::AnyNode,
+                selectors: Selectors::new(selectors.iter().map(|text| text.parse().unwrap())).unwrap(),
+                x509_ttl: None,
+                jwt_ttl: None,
+                dns_names: Vec::new(),
+                federates_with: BTreeSet::new(),
+                hint: None,
+                expires_at: None,
+            };
+            change(&mut spec);
+            let id: EntryId = format!("entry-{:06}", state.next_entry).parse().unwrap();
+            let entry = Entry {
+                id: id.clone(),
+                spec,
+                created_at: UnixTime::from_secs(state.next_entry),
+                revision: state.next_entry,
+            };
+            state.held.push(Held { entry: Arc::new(entry), svid: Some(svid) });
+            id
+        })
+    }
+
+    pub fn remove(&self, id: &EntryId) {
+        self.change(|state| state.held.retain(|held| held.entry.id != *id));
+    }
+
+    /// Issues every SVID anew.
+    pub fn rotate(&self) {
+        self.change(|state| {
+            for held in &mut state.held {
+                held.svid = Some(self.authority.issue(&held.entry.spec.spiffe_id.to_string()));
+            }
+        });
+    }
+
+    /// Takes every SVID away, as before the first issuance.
+    pub fn unissue(&self) {
+        self.change(|state| state.held.iter_mut().for_each(|held| held.svid = None));
+    }
+
+    pub fn set_bundle(&self, bundle: Bundle) {
+        self.change(|state| state.bundles.insert(bundle.trust_domain().clone(), Arc::new(bundle)));
+    }
+
+    pub fn remove_bundle(&self, trust_domain: &TrustDomain) {
+        self.change(|state| assert!(state.bundles.remove(trust_domain).is_some()));
+    }
+
+    pub fn set_crl(&self, trust_domain: &TrustDomain, crl: &[u8]) {
+        self.change(|state| state.crls.insert(trust_domain.clone(), vec![crl.into()]));
+    }
+
+    /// A new snapshot with nothing changed in it.
+    pub fn touch(&self) {
+        self.change(|_| {});
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap();
+        let changed = change(&mut state);
+        state.generation += 1;
+        let identities =
+            Identities::new(state.generation, state.held.clone(), state.bundles.clone(), state.crls.clone());
+        self.snapshots.send_replace(Arc::new(identities));
+        changed
+    }
+}
+
+impl IdentitySource for TestSource {
+    fn identities(&self) -> watch::Receiver<Arc<Identities>> {
+        self.snapshots.subscribe()
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::from_secs(1_800_000_000)
+    }
+}

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use x0t_identity::{AuthorityRequest, AuthorityServer, ServerOutput, Ticket};
 use x0t_model::{Entropy, Instant, NodeId, TrustDomain, UnixTime};
 use x0t_node::{Command, Input, Node, Offload, Output, RecordKind, Reply, Target, Train, View, What};
 
@@ -69,6 +70,8 @@ struct Host {
     timer: Option<Instant>,
     /// What its wall clock is wrong by, in seconds.
     skew: i64,
+    /// The authority beside the node, where there is one.
+    authority: Option<AuthorityServer>,
 }
 
 type Tamper = Box<dyn FnMut(usize, usize, &mut Vec<u8>)>;
@@ -535,6 +538,9 @@ impl World {
                 Output::Reply { id, reply } => {
                     self.replies.insert(id, (self.now, reply));
                 }
+                Output::AuthorityRequest { ticket, request } => self.ask_authority(host, ticket, request),
+                // No agent runs on a simulated host.
+                Output::AuthorityReply { .. } => {}
                 Output::Event(event) => {
                     self.invariants.heard(self.hosts[host].id, &event.what);
                     self.events.push((host, event.at, event.what));
@@ -546,6 +552,25 @@ impl World {
             }
         }
         self.set_timer(host);
+    }
+
+    /// Asks the authority beside a node, at once and on the same disk.
+    fn ask_authority(&mut self, host: usize, ticket: Ticket, request: AuthorityRequest) {
+        let (now, wall) = (self.now, self.wall_at(host));
+        let Host { authority, node, disk, .. } = &mut self.hosts[host];
+        let (Some(server), Some(node)) = (authority, node) else { return };
+        server.handle_request(ticket, request, now, wall);
+        while let Some(output) = server.poll_output() {
+            match output {
+                ServerOutput::Commit(_) => {
+                    disk.insert(RecordKind::Authority, server.authority().to_stored().to_vec());
+                }
+                ServerOutput::Answer(ticket, answer) => {
+                    node.handle(Input::AuthorityAnswer { ticket, answer }, now, wall)
+                }
+                ServerOutput::Joined(spiffe_id) => node.handle(Input::Joined(spiffe_id), now, wall),
+            }
+        }
     }
 
     fn transmit(&mut self, from: usize, to: SocketAddr, bytes: Vec<u8>) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Ticket};
 use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 
 use crate::host::{Delivery, HostOffload, Offload};
@@ -65,6 +66,24 @@ pub enum Input<'a> {
         /// What is asked.
         command: Command,
     },
+    /// The authority beside this node answers a request.
+    AuthorityAnswer {
+        /// That of [`Output::AuthorityRequest`].
+        ticket: Ticket,
+        /// What it says.
+        answer: AuthorityAnswer,
+    },
+    /// The authority beside this node has admitted somebody.
+    Joined(SpiffeId),
+    /// This host's agent asks the authority; exactly one [`Output::AuthorityReply`] with the same id follows.
+    AskAuthority {
+        /// Chosen by the caller, and never used twice.
+        id: u64,
+        /// An encoded [`x0t_identity::AgentRequest`].
+        body: &'a [u8],
+    },
+    /// The trust domain's bundle, from a source that has verified it.
+    Bundle(Bundle),
     /// The instant given by [`crate::Node::poll_timeout`] has come.
     Timeout,
 }
@@ -85,6 +104,20 @@ pub enum Output {
     LocalPackets(Delivery),
     /// Make this durable (written, fsynced, renamed into place) before performing any later output.
     Persist(Record),
+    /// Ask the authority beside this node. [`Input::AuthorityAnswer`] brings the answer, now or later.
+    AuthorityRequest {
+        /// Names the request.
+        ticket: Ticket,
+        /// What is asked, and by whom.
+        request: AuthorityRequest,
+    },
+    /// What came of [`Input::AskAuthority`].
+    AuthorityReply {
+        /// That of the request.
+        id: u64,
+        /// An encoded [`x0t_identity::AgentAnswer`], or why there is none.
+        outcome: Result<Vec<u8>, String>,
+    },
     /// The answer to a command.
     Reply {
         /// The command's id.

@@ -16,8 +16,6 @@ use crate::node::Node;
 const PENDING_MAX: usize = 4096;
 /// The longest a command may take.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// The longest life of a join token.
-const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Commands that wait for an answer from the mesh.
 #[derive(Debug, Default)]
@@ -61,9 +59,7 @@ impl Pending {
 impl Node {
     pub(crate) fn on_command(&mut self, id: u64, command: Command) {
         let answer = match command {
-            Command::CreateToken { name, ttl, addresses } => {
-                Some(self.create_token(name.as_deref(), ttl.min(TOKEN_TTL_MAX), addresses))
-            }
+            Command::CreateToken { name, ttl, addresses } => self.ask_for_token(id, name, ttl, addresses),
             Command::Ping { target, payload, timeout } => self.ping(id, &target, payload, timeout.min(TIMEOUT_MAX)),
             Command::Trace { target, timeout } => self.trace(id, &target, timeout.min(TIMEOUT_MAX)),
             Command::AddPeer { address } => Some(if self.dialer.add(address, self.now) {
@@ -223,20 +219,6 @@ impl Node {
         Reply::Done
     }
 
-    fn create_token(&mut self, name: Option<&str>, ttl: Duration, addresses: Vec<std::net::SocketAddr>) -> Reply {
-        let addresses = if addresses.is_empty() { self.config.advertised.clone() } else { addresses };
-        if addresses.is_empty() {
-            return refused("no address is known that a joiner could reach: give one with `--address HOST:PORT`");
-        }
-        match self.trust.create_token(name, ttl, addresses, self.wall) {
-            Ok((token, expires, record)) => {
-                self.push(Output::Persist(record));
-                Reply::Token { token, expires: expires.as_secs() }
-            }
-            Err(reason) => refused(&reason),
-        }
-    }
-
     /// Whom a command is about.
     fn target(&self, target: &Target) -> Result<NodeId, String> {
         let text = target.0.trim();
@@ -271,6 +253,6 @@ impl Node {
     }
 }
 
-fn refused(reason: &str) -> Reply {
+pub(crate) fn refused(reason: &str) -> Reply {
     Reply::Refused { reason: reason.to_owned() }
 }

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use x0t_identity::message::{JoinRequest, Message};
+use x0t_identity::message::Message;
 use x0t_model::{Instant, NodeId, Underlay};
 use x0t_overlay::packet::JOIN;
 use x0t_overlay::{Carrier, Opened, SessionId};
 
-use crate::api::{Output, What};
+use crate::api::Output;
 use crate::message::EndDatagram;
 use crate::node::Node;
 use crate::ration::Ration;
@@ -155,27 +155,7 @@ impl Node {
                 return;
             }
         };
-        self.redeem(session, &request);
-    }
-
-    fn redeem(&mut self, session: SessionId, request: &JoinRequest) {
-        let (answer, joined) = self.trust.redeem(request, self.wall);
-        // The token is spent on disk before the joiner hears of it, so that no crash can let it be used twice.
-        if let Some((record, spiffe_id)) = joined {
-            self.push(Output::Persist(record));
-            self.stats.joins_accepted += 1;
-            self.tell(What::NodeJoined { spiffe_id });
-        }
-        if let Message::JoinRefused(refused) = &answer {
-            self.stats.joins_refused += 1;
-            let name = request.name.as_deref().unwrap_or_default();
-            let text = format!("a join as `{}`: {}", name.escape_debug(), refused.text);
-            self.refuse(text);
-        }
-        match answer.encode() {
-            Ok(bytes) => self.send_message(session, &bytes),
-            Err(_) => self.stats.messages_unsent += 1,
-        }
+        self.ask_to_join(session, request);
     }
 }
 

@@ -16,7 +16,8 @@
 //! simulated is what ships.
 
 mod api;
-pub mod beacon;
+pub mod authority_path;
+mod beacon;
 mod coalesce;
 mod commands;
 pub mod critical;

@@ -9,6 +9,7 @@ use x0t_overlay::{Carrier, Endpoint, Purpose};
 use x0t_routing::Router;
 
 use crate::api::{Input, NodeEvent, Output, What};
+use crate::authority_path::AuthorityDesk;
 use crate::coalesce::Coalescer;
 use crate::commands::Pending;
 use crate::data_path::Fate;
@@ -80,6 +81,7 @@ pub struct Node {
     /// The list of fates of the train at hand, kept so that none has to be allocated.
     pub(crate) fates: Vec<Fate>,
     pub(crate) pending: Pending,
+    pub(crate) desk: AuthorityDesk,
     pub(crate) join_relay: JoinRelay,
     /// Who stands behind an id: neighbours and verified origins.
     pub(crate) names: BTreeMap<NodeId, SpiffeId>,
@@ -108,14 +110,23 @@ pub struct Node {
 impl Node {
     /// Composes a node. It dials its peers at the first timeout, which is at once.
     pub fn new(start: Start, now: Instant, wall: UnixTime) -> Result<Self, StartError> {
-        let Start { config, svid, bundle, authority, authorities, epoch, incarnation, crypto, seed } = start;
+        let Start { config, svid, bundle, is_authority, authorities, epoch, incarnation, crypto, seed } = start;
         let mut entropy = Entropy::new(seed);
         let (me, spiffe_id) = (svid.node_id(), svid.spiffe_id().clone());
         let endpoint = Endpoint::new(config.endpoint.clone(), crypto.sessions.clone(), entropy.fork("overlay"));
         let router = Router::new(config.routing.clone(), me, epoch, entropy.fork("routing"), now);
         let dialer = Dialer::new(&config.peers, config.fallback_port, entropy.fork("dialer"), now);
-        let trust =
-            Trust::new(svid, bundle, authority, authorities, crypto, config.rotation, entropy.fork("trust"), now, wall);
+        let trust = Trust::new(
+            svid,
+            bundle,
+            is_authority,
+            authorities,
+            crypto,
+            config.rotation,
+            entropy.fork("trust"),
+            now,
+            wall,
+        );
         let prefix = OverlayPrefix::of(spiffe_id.trust_domain());
         let discovery = config
             .discovery
@@ -146,6 +157,7 @@ impl Node {
             host_offload: HostOffload::default(),
             fates: Vec::new(),
             pending: Pending::default(),
+            desk: AuthorityDesk::default(),
             join_relay: JoinRelay::new(now),
             reassembly: Reassembly::default(),
             next_piece: 0,
@@ -285,6 +297,7 @@ impl Node {
         self.close_late_joiners();
         self.ends.tidy(self.now);
         self.advance_commands();
+        self.advance_asks();
         if self.stopping.is_some_and(|at| at <= self.now) {
             self.stopping = None;
             self.stopped = true;
@@ -311,6 +324,10 @@ impl Drive for Node {
             Input::DatagramTooBig { to, len } => self.on_datagram_too_big(Underlay::Udp(to), len),
             Input::Beacon { from, bytes } => self.on_beacon(from, bytes),
             Input::Command { id, command } => self.on_command(id, command),
+            Input::AuthorityAnswer { ticket, answer } => self.on_authority_answer(ticket, answer),
+            Input::Joined(spiffe_id) => self.on_joined(spiffe_id),
+            Input::AskAuthority { id, body } => self.on_ask_authority(id, body),
+            Input::Bundle(bundle) => self.on_bundle(bundle),
             // What was due has been done already.
             Input::Timeout => return,
         }
@@ -375,6 +392,7 @@ impl Node {
             self.ends.poll_timeout(),
             self.trust.poll_timeout(),
             self.pending.poll_timeout(),
+            self.desk.poll_timeout(),
             self.join_relay.poll_timeout(),
             self.receipts.poll_timeout(),
         ]

@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use x0t_identity::{
-    AnchorError, AnchorProof, Authority, Bundle, BundleError, KeySource, RotationConfig, StoredAuthorityError, Svid,
-    SvidError, VerifyError,
+    AnchorError, AnchorProof, Bundle, BundleError, KeySource, RotationConfig, Svid, SvidError, VerifyError,
 };
 use x0t_model::{NodeId, Seed, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{CertificateDer, EndpointConfig, Provider};
@@ -113,8 +112,8 @@ pub struct Start {
     pub svid: Svid,
     /// Whom it trusts.
     pub bundle: Bundle,
-    /// Present on a node that issues identities.
-    pub authority: Option<Authority>,
+    /// Whether an authority stands beside it and answers [`crate::Output::AuthorityRequest`].
+    pub is_authority: bool,
     /// Who renews.
     pub authorities: Vec<SpiffeId>,
     /// The routing epoch, larger than any used before.
@@ -167,17 +166,11 @@ impl Start {
         // As of its own last second: whether it is still valid is a question for later, and an expired one may start.
         x0t_identity::verify_chain(svid.chain(), &bundle, svid.not_after())
             .map_err(|error| StartError::MixedMeshes(with_causes(&error)))?;
-        let authority = match read(RecordKind::Authority) {
-            Some(stored) => Some(
-                Authority::from_stored(&trust_domain, &stored)
-                    .map_err(|error: StoredAuthorityError| unreadable(RecordKind::Authority, &error))?,
-            ),
-            None => None,
-        };
+        let is_authority = read(RecordKind::Authority).is_some();
         let authorities = read_authorities(&required(RecordKind::Authorities)?)?;
         let epoch = next_epoch(read(RecordKind::Epoch).as_deref())?;
         let record = Record { kind: RecordKind::Epoch, bytes: epoch.to_string().into_bytes() };
-        Ok((Self { config, svid, bundle, authority, authorities, epoch, incarnation, crypto, seed }, record))
+        Ok((Self { config, svid, bundle, is_authority, authorities, epoch, incarnation, crypto, seed }, record))
     }
 }
 
@@ -206,7 +199,7 @@ fn unreadable(kind: RecordKind, error: &dyn std::fmt::Display) -> StartError {
 
 #[cfg(test)]
 mod tests {
-    use x0t_identity::{AuthorityConfig, SeededKeys};
+    use x0t_identity::{Authority, AuthorityConfig, SeededKeys};
     use x0t_model::Entropy;
 
     use super::*;

@@ -89,6 +89,10 @@ pub struct Stats {
     pub refusals_untold: u64,
     /// Join requests that were refused.
     pub joins_refused: u64,
+    /// Requests of members for which there was no ticket.
+    pub authority_requests_refused: u64,
+    /// Answers of the authority that nobody waits for any more, or that do not fit the question.
+    pub authority_answers_unasked: u64,
     /// Nodes that joined here.
     pub joins_accepted: u64,
     /// Sessions of joiners that were ended: too slow, or too many at once.

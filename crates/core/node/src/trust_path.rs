@@ -1,11 +1,12 @@
 //! An SVID's story: asked for at half life, issued, checked as a stranger would, adopted, shown to every peer anew.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use x0t_identity::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
-use x0t_identity::{Authority, Bundle, Failure, Rotation, RotationEvent, RotationView, Svid, sign_anchor};
+use x0t_identity::message::{Message, RenewAccepted};
+use x0t_identity::{
+    Bundle, BundleError, BundleUpdate, Failure, Rotation, RotationEvent, RotationView, Svid, sign_anchor,
+};
 use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime};
 use x0t_overlay::{CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
 use x0t_routing::{DeathReason, Event as RoutingEvent};
@@ -24,10 +25,9 @@ const SKEW: Duration = Duration::from_secs(60);
 pub struct Trust {
     rotation: Rotation,
     bundle: Bundle,
-    authority: Option<Authority>,
+    is_authority: bool,
     authorities: Vec<SpiffeId>,
     crypto: Crypto,
-    entropy: Entropy,
     /// When the SVID in use was adopted; sessions made before show an older one.
     adopted_at: Instant,
 }
@@ -49,7 +49,7 @@ impl Trust {
     pub fn new(
         svid: Svid,
         bundle: Bundle,
-        authority: Option<Authority>,
+        is_authority: bool,
         authorities: Vec<SpiffeId>,
         crypto: Crypto,
         rotation: x0t_identity::RotationConfig,
@@ -58,7 +58,7 @@ impl Trust {
         wall: UnixTime,
     ) -> Self {
         let rotation = Rotation::new(svid, rotation, entropy.fork("rotation"), now, wall);
-        Self { rotation, bundle, authority, authorities, crypto, entropy, adopted_at: Instant::ZERO }
+        Self { rotation, bundle, is_authority, authorities, crypto, adopted_at: Instant::ZERO }
     }
 
     pub const fn svid(&self) -> &Svid {
@@ -66,7 +66,7 @@ impl Trust {
     }
 
     pub const fn is_authority(&self) -> bool {
-        self.authority.is_some()
+        self.is_authority
     }
 
     pub fn rotation_view(&self, wall: UnixTime) -> RotationView {
@@ -85,10 +85,8 @@ impl Trust {
     /// What this node shows to peers. An authority shows its own certificate too, because a joiner knows only the hash of it.
     fn credentials(&self) -> Credentials {
         let svid = self.rotation.svid();
-        let chain = match &self.authority {
-            Some(authority) => authority.join_chain(svid),
-            None => svid.chain().to_vec(),
-        };
+        let shown = if self.is_authority { self.bundle.authorities() } else { &[] };
+        let chain = svid.chain().iter().chain(shown).cloned().collect();
         Credentials { chain, key: svid.private_key_der() }
     }
 
@@ -96,43 +94,19 @@ impl Trust {
         Arc::new(BundleVerifier { bundle: self.bundle.clone(), signatures: self.crypto.signatures.clone() })
     }
 
-    /// A token's text, its end, and what to make durable before the text is shown.
-    pub fn create_token(
-        &mut self,
-        name: Option<&str>,
-        ttl: Duration,
-        addresses: Vec<SocketAddr>,
-        now: UnixTime,
-    ) -> Result<(String, UnixTime, Record), String> {
-        let Some(authority) = &mut self.authority else {
-            let who = self.authorities.first().map_or_else(String::new, |id| format!(": ask {id}"));
-            return Err(format!("this node is no authority, so it cannot admit others{who}"));
-        };
-        let token = authority
-            .create_token(name, ttl, addresses, &mut self.entropy, now)
-            .map_err(|error| with_causes(&error))?;
-        let record = Record { kind: RecordKind::Authority, bytes: authority.to_stored().to_vec() };
-        Ok((token.to_string(), token.expires, record))
+    /// Takes over a newer bundle.
+    pub fn offer_bundle(&mut self, bundle: Bundle) -> Result<BundleUpdate, BundleError> {
+        self.bundle.offer(bundle)
     }
 
-    /// The answer to a joiner, and what to make durable before it leaves.
-    pub fn redeem(&mut self, request: &JoinRequest, now: UnixTime) -> (Message, Option<(Record, SpiffeId)>) {
-        let Some(authority) = &mut self.authority else {
-            let refused = Refused { code: "no_authority".into(), text: "this node is no authority".into() };
-            return (Message::JoinRefused(refused), None);
-        };
-        match authority.redeem(&request.secret, request.name.as_deref(), &request.csr, &mut self.entropy, now) {
-            Ok(issued) => {
-                let accepted = JoinAccepted {
-                    chain: issued.chain,
-                    bundle: self.bundle.clone(),
-                    authorities: self.authorities.clone(),
-                };
-                let record = Record { kind: RecordKind::Authority, bytes: authority.to_stored().to_vec() };
-                (Message::JoinAccepted(accepted), Some((record, issued.spiffe_id)))
-            }
-            Err(refusal) => (Message::JoinRefused(Refused::from(&refusal)), None),
-        }
+    /// The bundle in force, as a record holds it.
+    pub fn bundle_document(&self) -> Vec<u8> {
+        self.bundle.to_json()
+    }
+
+    /// Whom to ask for what only an authority can do.
+    pub fn first_authority(&self) -> Option<&SpiffeId> {
+        self.authorities.first()
     }
 }
 
@@ -147,7 +121,7 @@ impl Node {
         self.show_identity();
     }
 
-    fn show_identity(&mut self) {
+    pub(crate) fn show_identity(&mut self) {
         self.endpoint.set_identity(Arc::new(self.trust.credentials()), self.trust.verifier());
     }
 
@@ -179,27 +153,26 @@ impl Node {
     }
 
     fn request_svid(&mut self, csr: Vec<u8>) {
-        if let Some(authority) = &self.trust.authority {
-            let issued = authority.renew(&self.spiffe_id, &csr, &mut self.trust.entropy, self.wall);
-            match issued {
-                Ok(issued) => self.adopt(issued.chain),
-                Err(refusal) => self.renewal_failed(Failure::Unavailable(with_causes(&refusal))),
-            }
-            return;
+        if self.trust.is_authority {
+            return self.ask_to_renew_ourselves(csr);
         }
-        let reachable = self.trust.authorities().find(|authority| self.next_hop(*authority).is_some());
-        let Some(authority) = reachable else {
+        let Some(authority) = self.reachable_authority() else {
             return self.renewal_failed(Failure::Unavailable("no authority is reachable".into()));
         };
         match (Message::RenewRequest { csr }).encode() {
-            Ok(message) => self.send_message_to_end(authority, message),
+            Ok(message) => self.send_message_to_end(authority, &message),
             Err(error) => self.renewal_failed(Failure::Unavailable(with_causes(&error))),
         }
     }
 
-    fn send_message_to_end(&mut self, node: NodeId, message: Vec<u8>) {
-        match self.ends.route_message(node, &message, self.now) {
-            Way::Session(session) => self.send_message(session, &message),
+    /// An authority to which a way is known.
+    pub(crate) fn reachable_authority(&self) -> Option<NodeId> {
+        self.trust.authorities().find(|authority| self.next_hop(*authority).is_some())
+    }
+
+    pub(crate) fn send_message_to_end(&mut self, node: NodeId, message: &[u8]) {
+        match self.ends.route_message(node, message, self.now) {
+            Way::Session(session) => self.send_message(session, message),
             Way::Open => self.open_end(node),
             Way::Waits | Way::Dropped => {}
         }
@@ -215,7 +188,9 @@ impl Node {
     pub(crate) fn on_identity_message(&mut self, session: SessionId, from: NodeId, bytes: &[u8]) {
         let from_authority = self.trust.authorities().any(|authority| authority == from);
         match Message::decode(bytes) {
-            Ok(Message::RenewRequest { csr }) => self.answer_renewal(session, from, &csr),
+            Ok(Message::RenewRequest { csr }) => self.on_renew_request(session, from, csr),
+            Ok(Message::AgentRequest { id, body }) => self.on_agent_request(session, from, id, body),
+            Ok(Message::AgentAnswer { id, body }) if from_authority => self.on_agent_answer(id, body),
             Ok(Message::RenewAccepted(accepted)) if from_authority => self.on_renewed(accepted),
             Ok(Message::RenewRefused(refused)) if from_authority => {
                 self.renewal_failed(Failure::Refused(printable(&refused.text)));
@@ -224,35 +199,8 @@ impl Node {
         }
     }
 
-    fn answer_renewal(&mut self, session: SessionId, from: NodeId, csr: &[u8]) {
-        let peer = self.endpoint.info(session).and_then(|info| info.peer);
-        let (Some(authority), Some(peer)) = (&self.trust.authority, peer.filter(|peer| NodeId::of(peer) == from))
-        else {
-            self.stats.identity_messages_refused += 1;
-            return;
-        };
-        let answer = match authority.renew(&peer, csr, &mut self.trust.entropy, self.wall) {
-            Ok(issued) => {
-                Message::RenewAccepted(RenewAccepted { chain: issued.chain, bundle: self.trust.bundle.clone() })
-            }
-            Err(refusal) => Message::RenewRefused(Refused::from(&refusal)),
-        };
-        match answer.encode() {
-            Ok(bytes) => self.send_message(session, &bytes),
-            Err(_) => self.stats.messages_unsent += 1,
-        }
-    }
-
-    fn on_renewed(&mut self, accepted: RenewAccepted) {
-        match self.trust.bundle.offer(accepted.bundle) {
-            Ok(x0t_identity::BundleUpdate::Replaced) => {
-                let bytes = self.trust.bundle.to_json();
-                self.push(Output::Persist(Record { kind: RecordKind::Bundle, bytes }));
-                self.show_identity();
-            }
-            Ok(_) => {}
-            Err(_) => self.stats.identity_messages_refused += 1,
-        }
+    pub(crate) fn on_renewed(&mut self, accepted: RenewAccepted) {
+        self.on_bundle(accepted.bundle);
         self.adopt(accepted.chain);
     }
 
@@ -263,7 +211,7 @@ impl Node {
         }
     }
 
-    fn renewal_failed(&mut self, failure: Failure) {
+    pub(crate) fn renewal_failed(&mut self, failure: Failure) {
         self.trust.rotation.handle_failure(&failure, self.now, self.wall);
     }
 

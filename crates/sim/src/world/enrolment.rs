@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use x0t_identity::{Authority, AuthorityConfig, KeySource, Svid, signing_request};
+use x0t_identity::{Authority, AuthorityConfig, AuthorityServer, KeySource, Svid, signing_request};
 use x0t_model::{Entropy, Instant, NodeId, SpiffeId, TrustDomain, Underlay, UnixTime};
 use x0t_node::{Node, NodeConfig, RecordKind, Start};
 
@@ -46,6 +46,7 @@ pub(super) fn enrol(topology: &Topology, domain: &TrustDomain, terms: &Terms, en
             delivered: 0,
             timer: None,
             skew: 0,
+            authority: None,
         });
     }
     hosts[0].disk.insert(RecordKind::Authority, authority.to_stored().to_vec());
@@ -83,5 +84,10 @@ pub(super) fn boot(
         Start::from_records(config, |kind| host.disk.get(&kind).cloned(), incarnation, crypto, entropy.bytes())
             .expect("a disk that a node wrote");
     host.disk.insert(persist.kind, persist.bytes);
+    host.authority = host.disk.get(&RecordKind::Authority).map(|stored| {
+        let domain = start.svid.spiffe_id().trust_domain();
+        let authority = Authority::from_stored(domain, stored).expect("an authority that the world wrote");
+        AuthorityServer::new(authority, start.authorities.clone(), entropy.fork("authority"))
+    });
     Node::new(start, now, wall).expect("a node that starts")
 }

@@ -63,7 +63,10 @@ pub fn classify(packet: &[u8], own: Ipv6Addr) -> Result<Kind, Malformed> {
         return Err(Malformed);
     }
     if packet[6] == NEXT_HEADER_ICMPV6 && payload.first() == Some(&ICMPV6_DESTINATION_UNREACHABLE) {
-        return Ok(quoted(payload.get(8..).unwrap_or_default(), own).map_or(Kind::Other, Kind::Unreachable));
+        // No router stands between two nodes: only the one that was addressed, or this node itself, can know.
+        let lost = quoted(payload.get(8..).unwrap_or_default(), own);
+        let lost = lost.filter(|flow| source == own || source == flow.peer);
+        return Ok(lost.map_or(Kind::Other, Kind::Unreachable));
     }
     // The node itself reports errors in its own name, which is ours; it says nothing else.
     if source == own {
@@ -186,9 +189,13 @@ mod tests {
     #[test]
     fn an_error_names_the_conversation_it_is_about_if_it_was_ours() {
         let ours = packet(OWN, PEER, 6, &[0x10, 0, 0, 80, 0, 0, 0, 0]);
-        let error = |quote: &[u8]| packet(PEER, OWN, 58, &[&[1, 0, 0, 0, 0, 0, 0, 0], quote].concat());
+        let error_of = |source, quote: &[u8]| packet(source, OWN, 58, &[&[1, 0, 0, 0, 0, 0, 0, 0], quote].concat());
+        let error = |quote: &[u8]| error_of(PEER, quote);
         let flow = Flow { peer: PEER, peer_port: 80, port: 0x1000 };
         assert_eq!(classify(&error(&ours), OWN), Ok(Kind::Unreachable(flow)));
+        assert_eq!(classify(&error_of(OWN, &ours), OWN), Ok(Kind::Unreachable(flow)), "this node says so itself");
+        let third = "fd00::3".parse().unwrap();
+        assert_eq!(classify(&error_of(third, &ours), OWN), Ok(Kind::Other), "it is no business of a third");
         assert_eq!(classify(&error(&packet(PEER, OWN, 6, &[0; 8])), OWN), Ok(Kind::Other));
         assert_eq!(classify(&error(&ours[..42]), OWN), Ok(Kind::Other));
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
+use x0t_model::OverlayPrefix;
 
 use super::registry::{Counters, Exposed};
 use super::{Forwarding, ForwardingError, bind, forwards};
@@ -23,7 +24,8 @@ pub fn expose(forwarding: &Forwarding, exposure: Exposure) -> Result<(), Forward
     let port = exposure.mesh_port();
     let domain = &forwarding.0.trust_domain;
     let admitted = exposure.from.iter().map(|node| address_of(node, domain)).collect::<Result<Vec<_>, _>>()?;
-    let exposed = Exposed { to: exposure.to, admitted, counters: Arc::<Counters>::default() };
+    let mesh = OverlayPrefix::of(domain);
+    let exposed = Exposed { to: exposure.to, mesh, admitted, counters: Arc::<Counters>::default() };
     let mut registry = forwarding.registry();
     if registry.exposed(port).is_some() {
         return Err(ForwardingError::Exposed(port));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
+use x0t_model::OverlayPrefix;
 
 use crate::spec::{Exposure, Forward, MeshPort};
 
@@ -102,16 +103,18 @@ struct ForwardEntry {
 pub struct Exposed {
     /// The port on 127.0.0.1.
     pub to: u16,
-    /// Who may use it; everybody if empty.
+    /// The mesh's own network. A kernel also hands over what reached its overlay address by another interface.
+    pub mesh: OverlayPrefix,
+    /// Which nodes may use it; all of the mesh if empty.
     pub admitted: Vec<Ipv6Addr>,
     /// What it has done.
     pub counters: Arc<Counters>,
 }
 
 impl Exposed {
-    /// Whether that node may use it.
-    pub fn admits(&self, node: Ipv6Addr) -> bool {
-        self.admitted.is_empty() || self.admitted.contains(&node)
+    /// Whether whoever has that address may use it.
+    pub fn admits(&self, address: Ipv6Addr) -> bool {
+        self.mesh.contains(address) && (self.admitted.is_empty() || self.admitted.contains(&address))
     }
 }
 
@@ -215,5 +218,23 @@ impl Registry {
             problem: entry.exposed.counters.problem(),
         };
         self.exposed.values().map(view).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::address_of;
+
+    #[test]
+    fn a_port_that_is_exposed_to_all_nodes_is_exposed_to_nobody_else() {
+        let domain = "mesh.test".parse().unwrap();
+        let mut exposed =
+            Exposed { to: 22, mesh: OverlayPrefix::of(&domain), admitted: Vec::new(), counters: Arc::default() };
+        let [alpha, beta] = ["alpha", "beta"].map(|node| address_of(node, &domain).unwrap());
+        let neighbor_in_the_lan = "fe80::1".parse().unwrap();
+        assert!(exposed.admits(alpha) && exposed.admits(beta) && !exposed.admits(neighbor_in_the_lan));
+        exposed.admitted.push(alpha);
+        assert!(exposed.admits(alpha) && !exposed.admits(beta) && !exposed.admits(neighbor_in_the_lan));
     }
 }

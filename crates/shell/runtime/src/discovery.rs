@@ -59,7 +59,9 @@ impl DiscoverySockets {
             })
         };
         Self {
-            v4: open(v4, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT).into()),
+            // Bound to the group, so that nobody beyond the local network reaches it. IPv6 binds a link-local group to one interface
+            // only; there the sender's address tells.
+            v4: open(v4, SocketAddrV4::new(GROUP_V4, PORT).into()),
             v6: open(v6, SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT, 0, 0).into()),
             interfaces: BTreeSet::new(),
             stats: DiscoveryStats::default(),
@@ -133,14 +135,26 @@ impl DiscoverySockets {
         let mut buffer = [0; BEACON_BYTES_MAX];
         for socket in self.v4.iter().chain(&self.v6) {
             if let Ok((length, mut from)) = socket.try_recv_from(&mut buffer) {
-                self.stats.datagrams_received += 1;
                 if let SocketAddr::V6(from) = &mut from {
                     from.set_flowinfo(0);
                 }
+                if !may_be_neighbor(from) {
+                    continue;
+                }
+                self.stats.datagrams_received += 1;
                 return Some((from, buffer[..length].to_vec()));
             }
         }
         None
+    }
+}
+
+/// Whether a datagram can have come from the local network: to a link-local group IPv6 hosts speak from their link-local address
+/// (RFC 6724 section 5, rule 2), which no router lets pass. For IPv4 the socket's own address has sorted out the rest.
+const fn may_be_neighbor(from: SocketAddr) -> bool {
+    match from {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(from) => from.ip().is_unicast_link_local(),
     }
 }
 
@@ -192,5 +206,16 @@ mod tests {
         sockets.send(&[0; 57]);
         assert_eq!(sockets.stats(), DiscoveryStats::default());
         assert_eq!(sockets.receive(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_to_the_host_and_not_to_the_group_is_no_beacon() {
+        let mut sockets = DiscoverySockets::open(true, true);
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // Nobody is bound to that address, so it may be refused; what matters is that nothing comes of it.
+        let _ = sender.send_to(&[0; 57], (Ipv4Addr::LOCALHOST, PORT)).await;
+        assert_eq!(sockets.receive(), None);
+        let neighbor = "[fe80::1%2]:4601".parse().unwrap();
+        assert!(may_be_neighbor(neighbor) && !may_be_neighbor("[2001:db8::1]:4601".parse().unwrap()));
     }
 }

@@ -34,7 +34,7 @@ pub use self::frame::FRAME_BYTES_MAX;
 pub use self::outer_tls::OuterTlsError;
 use crate::clock::Clock;
 
-/// Connections of both kinds.
+/// Connections that were called for, and as many that others made: strangers cannot use up what this node needs for itself.
 const CONNECTIONS_MAX: usize = 256;
 /// Connections that came from one IPv4 address or IPv6 /64. An office behind one address is still a few nodes only.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 16;
@@ -290,7 +290,8 @@ impl TlsTransport {
     fn call(&mut self, to: SocketAddr) -> bool {
         let now = Clock.now();
         self.not_before.retain(|_, until| *until > now);
-        if self.not_before.contains_key(&to) || self.connections.len() >= CONNECTIONS_MAX {
+        let called = self.connections.values().filter(|connection| connection.calling.is_some()).count();
+        if self.not_before.contains_key(&to) || called >= CONNECTIONS_MAX {
             return false;
         }
         let (outbound, queued) = mpsc::channel(OUTBOUND_MAX);

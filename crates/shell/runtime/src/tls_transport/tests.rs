@@ -181,3 +181,16 @@ fn the_lower_half_of_an_ipv6_address_is_no_other_source() {
     assert_ne!(of("192.0.2.1:1"), of("192.0.2.2:1"));
     assert_eq!(of("192.0.2.1:1"), of("[::ffff:192.0.2.1]:2"));
 }
+
+#[tokio::test]
+async fn strangers_who_fill_a_node_do_not_keep_it_from_calling() {
+    let (mut server, address) = listening();
+    let mut client = TlsTransport::new(None).unwrap();
+    for port in 1..=CONNECTIONS_MAX as u16 {
+        let (outbound, _) = mpsc::channel(1);
+        let stranger = Connection { number: 0, outbound, calling: None };
+        client.connections.insert(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), stranger);
+    }
+    client.send(address, b"hello");
+    assert_eq!(arrival(&mut server).await.bytes, b"hello");
+}

@@ -1,8 +1,10 @@
 //! Carrying packets between the event loop and the stack, which live on two threads. One short lock for a burst of packets, and a
 //! wake-up only for whoever sleeps.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
@@ -16,14 +18,20 @@ const PACKETS_MAX: usize = 1024;
 /// One direction.
 #[derive(Debug, Default)]
 pub struct Lane {
-    packets: Mutex<Burst>,
-    filled: Notify,
+    packets: Mutex<Packets>,
     emptied: Notify,
     dropped: AtomicU64,
 }
 
+#[derive(Debug, Default)]
+struct Packets {
+    waiting: Burst,
+    /// Who takes them, if it sleeps.
+    sleeper: Option<Waker>,
+}
+
 impl Lane {
-    fn packets(&self) -> MutexGuard<'_, Burst> {
+    fn packets(&self) -> MutexGuard<'_, Packets> {
         // Nothing that is done under the lock leaves it half done.
         self.packets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -31,31 +39,24 @@ impl Lane {
     /// Puts a packet in, of the given pieces. Dropped and counted if there is no room, as at any network interface.
     pub fn push<'a>(&self, pieces: impl Iterator<Item = &'a [u8]>) -> bool {
         let mut packets = self.packets();
-        if packets.len() >= PACKETS_MAX {
+        if packets.waiting.len() >= PACKETS_MAX {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        packets.push_pieces(pieces);
-        let is_first = packets.len() == 1;
-        drop(packets);
-        if is_first {
-            self.filled.notify_one();
-        }
+        packets.waiting.push_pieces(pieces);
+        wake(packets);
         true
     }
 
     /// Puts all of `burst` in, or nothing if that would be too many: then [`Self::emptied`] tells when to try again.
     pub fn offer(&self, burst: &mut Burst) -> bool {
         let mut packets = self.packets();
-        if packets.len() + burst.len() > PACKETS_MAX {
+        if packets.waiting.len() + burst.len() > PACKETS_MAX {
             return burst.is_empty();
         }
-        let was_empty = packets.is_empty();
-        packets.append(burst);
-        let woke = was_empty && !packets.is_empty();
-        drop(packets);
-        if woke {
-            self.filled.notify_one();
+        packets.waiting.append(burst);
+        if !packets.waiting.is_empty() {
+            wake(packets);
         }
         true
     }
@@ -64,10 +65,10 @@ impl Lane {
     pub fn take(&self, burst: &mut Burst) {
         burst.clear();
         let mut packets = self.packets();
-        if packets.is_empty() {
+        if packets.waiting.is_empty() {
             return;
         }
-        std::mem::swap(&mut *packets, burst);
+        std::mem::swap(&mut packets.waiting, burst);
         drop(packets);
         self.emptied.notify_one();
     }
@@ -77,14 +78,33 @@ impl Lane {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until something was put in. Cancel safe.
+    /// Ready if something is in it; if not, whoever asks is woken when there is. One asks, no more.
+    pub fn poll_filled(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut packets = self.packets();
+        if !packets.waiting.is_empty() {
+            return Poll::Ready(());
+        }
+        packets.sleeper = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Waits until something is in it. Cancel safe.
     pub async fn filled(&self) {
-        self.filled.notified().await;
+        poll_fn(|context| self.poll_filled(context)).await;
     }
 
     /// Waits until everything was taken out. Cancel safe.
     pub async fn emptied(&self) {
         self.emptied.notified().await;
+    }
+}
+
+/// Wakes whoever sleeps, not under the lock.
+fn wake(mut packets: MutexGuard<'_, Packets>) {
+    let sleeper = packets.sleeper.take();
+    drop(packets);
+    if let Some(sleeper) = sleeper {
+        sleeper.wake();
     }
 }
 
@@ -138,11 +158,14 @@ impl HostPort {
         self.taken.pop()
     }
 
+    /// Ready if [`Self::poll_packet`] has something; if not, whoever asks is woken when it has.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.taken.is_empty() { self.from_stack.poll_filled(context) } else { Poll::Ready(()) }
+    }
+
     /// Waits until [`Self::poll_packet`] has something. Cancel safe.
     pub async fn readable(&self) {
-        if self.taken.is_empty() {
-            self.from_stack.filled().await;
-        }
+        poll_fn(|context| self.poll_readable(context)).await;
     }
 }
 

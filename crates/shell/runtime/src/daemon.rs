@@ -1,11 +1,10 @@
 //! A whole node on this host: state directory, sockets, interface, HTTP and the event loop, from start to goodbye.
 //!
-//! Two threads. The caller's runs the event loop and nothing else; it should be a current-thread runtime, so that a datagram wakes
-//! the loop without passing through another thread. HTTP has its own, so that a large answer never delays a packet.
+//! The event loop has a thread of its own and nothing else runs there. Everything that may take its time, HTTP, TLS connections, link
+//! events, signals, shares the caller's runtime, for which one thread is enough.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -67,7 +66,7 @@ pub struct Started {
 ///
 /// # Errors
 /// With what could not be bound, read or made, and what to do about it. A node that was stopped is no error.
-pub async fn run<N: Drive>(
+pub async fn run<N: Drive + Send + 'static>(
     config: DaemonConfig,
     make_node: impl FnOnce(&mut StateDir, &[SocketAddr], Instant, UnixTime) -> anyhow::Result<N>,
 ) -> anyhow::Result<Ending> {
@@ -104,9 +103,11 @@ pub async fn run<N: Drive>(
     apply(&forwarding, &settings.forwards, &settings.exposed, settings.socks)?;
 
     let io = Io { udp, tls, discovery, tun, netstack, links, store: state, stop };
-    let (event_loop, handle) = EventLoop::new(node, clock, io);
+    let (event_loop, handle) = EventLoop::new(node, clock, io).context("cannot watch the sockets")?;
     let site = Site::new(handle, assets, version).with_forwarding(forwarding);
-    let (stop_http, http) = spawn_http(listeners, site)?;
+    let (stop_http, stopped) = watch::channel(false);
+    let (reading, admin_only) = (http::reading_routes(site.clone()), http::admin_routes(site));
+    let http = tokio::spawn(http::serve(listeners, reading, admin_only, stopped));
     let started = Started { listen, http: http_address, admin: admin.clone(), interface };
     tracing::info!(listen = ?started.listen, http = ?started.http, interface = started.interface, "the node runs");
     on_started(&started);
@@ -114,10 +115,13 @@ pub async fn run<N: Drive>(
     let ending = event_loop.run().await;
     let _ = stop_http.send(true);
     // Bounded by the time that answers have to get out.
-    if http.join().is_err() {
-        tracing::error!("the HTTP thread panicked");
+    match http.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "HTTP ended"),
+        Err(error) => tracing::error!(%error, "HTTP panicked"),
     }
     let _ = std::fs::remove_file(&admin);
+    let ending = ending.context("the event loop could not go on")?;
     tracing::info!(?ending, "the node has stopped");
     Ok(ending)
 }
@@ -186,17 +190,4 @@ fn stop_signals() -> anyhow::Result<mpsc::Receiver<()>> {
         }
     });
     Ok(receiver)
-}
-
-fn spawn_http(listeners: Listeners, site: Site) -> anyhow::Result<(watch::Sender<bool>, thread::JoinHandle<()>)> {
-    let (stop, stopped) = watch::channel(false);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start HTTP")?;
-    let serve = move || {
-        let (reading, admin) = (http::reading_routes(site.clone()), http::admin_routes(site));
-        if let Err(error) = runtime.block_on(http::serve(listeners, reading, admin, stopped)) {
-            tracing::error!(%error, "HTTP ended");
-        }
-    };
-    let thread = thread::Builder::new().name("x0t-http".to_owned()).spawn(serve).context("cannot start HTTP")?;
-    Ok((stop, thread))
 }

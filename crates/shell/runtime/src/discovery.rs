@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::task::{Context, Poll};
 
 use rustix::net::sockopt::set_ip_multicast_if_with_ifindex;
 use serde::{Deserialize, Serialize};
@@ -122,12 +123,12 @@ impl DiscoverySockets {
         }
     }
 
-    /// Waits until there is something for [`Self::receive`]. Cancel safe.
-    pub async fn readable(&self) {
-        tokio::select! {
-            () = readable(self.v4.as_ref()) => {}
-            () = readable(self.v6.as_ref()) => {}
-        }
+    /// Ready if there may be something for [`Self::receive`]; if not, whoever asks is woken when there is.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        // Both are asked, so that both wake. An error means that the runtime is shutting down; the loop ends by other means.
+        let ready = |socket: &UdpSocket| matches!(socket.poll_recv_ready(context), Poll::Ready(Ok(())));
+        let ready = self.v4.iter().chain(&self.v6).map(ready).filter(|ready| *ready).count();
+        if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// The next datagram that came to the group, and who sent it.
@@ -155,14 +156,6 @@ const fn may_be_neighbor(from: SocketAddr) -> bool {
     match from {
         SocketAddr::V4(_) => true,
         SocketAddr::V6(from) => from.ip().is_unicast_link_local(),
-    }
-}
-
-async fn readable(socket: Option<&UdpSocket>) {
-    match socket {
-        // An error means that the runtime is shutting down; the loop ends by other means.
-        Some(socket) => drop(socket.readable().await),
-        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! One task that owns a node: it waits until something happens, tells the node, and does what the node says.
+//! One thread that owns a node: it waits until something happens, tells the node, and does what the node says.
 //!
 //! ```text
 //!            +--------------------- wait ----------------------+
@@ -15,13 +15,18 @@
 //!
 //! Nothing ticks: an idle node sleeps until its own next deadline.
 
+mod aside;
 mod netstack;
 mod stall;
 mod stats;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use x0t_model::{Instant, Underlay};
 use x0t_netstack::HostPort;
@@ -32,6 +37,7 @@ use crate::discovery::DiscoverySockets;
 use crate::handle::{NodeHandle, Request, Snapshot};
 use crate::link_events::{LinkChange, LinkEvents};
 use crate::news::News;
+use crate::poller::{Poller, Source};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::tls_transport::TlsTransport;
 use crate::tun::Tun;
@@ -100,7 +106,7 @@ pub struct Io<S> {
 pub enum Ending {
     /// The node said goodbye.
     Stopped,
-    /// It did not within [`STOP_DEADLINE`], or was not given the time.
+    /// It did not within [`STOP_DEADLINE`], or was not given the time, or nobody is left who could stop it.
     Abandoned,
 }
 
@@ -109,6 +115,12 @@ pub struct EventLoop<N, S> {
     node: N,
     clock: Clock,
     io: Io<S>,
+    poller: Poller,
+    /// Whether more was waiting when the last turn ended.
+    more: bool,
+    /// Whether anything was taken in when it was last waited.
+    took_in: bool,
+    links: Option<mpsc::Receiver<io::Result<LinkChange>>>,
     requests: mpsc::Receiver<Request>,
     news: News,
     unanswered: BTreeMap<u64, oneshot::Sender<Reply>>,
@@ -126,21 +138,31 @@ pub struct EventLoop<N, S> {
 /// Why a wait ended.
 enum Wake {
     Link(LinkChange),
-    LinksLost(std::io::Error),
+    LinksLost(io::Error),
     Request(Request),
     Stop,
+    /// Whoever could have asked for anything is gone.
+    Deserted,
     /// A socket is ready or a deadline has come; the turn finds out which.
     Other,
 }
 
 impl<N: Drive, S: Store> EventLoop<N, S> {
-    /// Connects `node` with its world. The handle is how everybody else talks to it.
-    pub fn new(node: N, clock: Clock, io: Io<S>) -> (Self, NodeHandle) {
+    /// Connects `node` with its world. The handle is how everybody else talks to it. Must be called inside the runtime that drives `io`.
+    ///
+    /// # Errors
+    /// If the kernel gives no more descriptors.
+    pub fn new(node: N, clock: Clock, mut io: Io<S>) -> io::Result<(Self, NodeHandle)> {
         let (handle, requests, news) = NodeHandle::new();
+        let links = io.links.take().map(LinkEvents::pass_on);
         let event_loop = Self {
             node,
             clock,
             io,
+            poller: Poller::new()?,
+            more: false,
+            took_in: false,
+            links,
             requests,
             news,
             unanswered: BTreeMap::new(),
@@ -153,48 +175,74 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             packet: vec![0; PACKET_BYTES],
             stats: LoopStats::default(),
         };
-        (event_loop, handle)
+        Ok((event_loop, handle))
     }
 
-    /// Runs until the node has stopped.
-    pub async fn run(mut self) -> Ending {
+    /// Runs until the node has stopped, on a thread of its own, so that a datagram wakes it without passing through another.
+    ///
+    /// # Errors
+    /// If there is no thread to be had, or the kernel watches no more descriptors.
+    pub async fn run(self) -> io::Result<Ending>
+    where
+        N: Send + 'static,
+        S: Send + 'static,
+    {
+        let (done, ended) = oneshot::channel();
+        let runtime = Handle::current();
+        let work = move || {
+            // Connections are made from here, and live on the runtime.
+            let _inside = runtime.enter();
+            // Whoever waited may have gone.
+            let _ = done.send(self.run_here());
+        };
+        let thread = thread::Builder::new().name("x0t-data".to_owned()).spawn(work)?;
+        match ended.await {
+            Ok(ending) => ending,
+            Err(_) => match thread.join() {
+                Ok(()) => Ok(Ending::Abandoned),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+        }
+    }
+
+    fn run_here(mut self) -> io::Result<Ending> {
         let offload = self.io.tun.as_ref().map_or(HostOffload::default(), Tun::offload);
         self.handle(Input::HostInterface(offload));
         loop {
             if let Some(ending) = self.ending {
                 self.io.udp.flush(drop);
-                return ending;
+                return Ok(ending);
             }
-            let wake = self.wait().await;
+            let wake = self.wait()?;
             self.stats.wakeups += 1;
-            if self.turn(wake) {
-                // More is waiting. Let the runtime look at timers and sockets first: it does so between tasks only.
-                tokio::task::yield_now().await;
-            }
+            self.more = self.turn(wake);
         }
     }
 
-    async fn wait(&mut self) -> Wake {
-        let now = self.clock.now();
+    fn wait(&mut self) -> io::Result<Wake> {
         let running = self.takes_in();
-        let deadline = self.next_deadline();
-        let Io { udp, tls, discovery, tun, netstack, links, stop, .. } = &mut self.io;
-        tokio::select! {
-            biased;
-            change = next_link_change(links), if running => match change {
-                Ok(change) => Wake::Link(change),
-                Err(error) => Wake::LinksLost(error),
-            },
-            Some(()) = stop.recv() => Wake::Stop,
-            Some(request) = self.requests.recv() => Wake::Request(request),
-            () = udp.readable(), if running => Wake::Other,
-            () = tls.readable(), if running => Wake::Other,
-            () = beacon_readable(discovery.as_ref()), if running => Wake::Other,
-            () = tun_readable(tun.as_ref()), if running => Wake::Other,
-            () = netstack::readable(netstack.as_ref()), if running => Wake::Other,
-            () = udp.writable() => Wake::Other,
-            () = tokio::time::sleep(deadline.since(now)) => Wake::Other,
+        if std::mem::replace(&mut self.took_in, running) != running {
+            self.poller.waker().wake();
         }
+        if self.poller.take_alarm()
+            && let Poll::Ready(wake) = self.poll_aside()
+        {
+            // There may be more where that came from.
+            self.poller.waker().wake();
+            return Ok(wake);
+        }
+        self.io.udp.watch(&mut self.poller, running)?;
+        match &self.io.tun {
+            Some(tun) => tun.watch(&mut self.poller, running)?,
+            None => self.poller.closed(Source::Interface),
+        }
+        let patience = if self.more { Duration::ZERO } else { self.next_deadline().since(self.clock.now()) };
+        let ready = self.poller.wait(patience)?;
+        self.io.udp.wake(&ready);
+        if let Some(tun) = &mut self.io.tun {
+            tun.wake(&ready);
+        }
+        Ok(Wake::Other)
     }
 
     /// Whether the node is to be told of anything: not while it is held, and not after its goodbye.
@@ -207,7 +255,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             Some(stall) => stall.retry_at(),
             None => self.node.poll_timeout().unwrap_or(Instant::FAR_FUTURE),
         };
-        // A sleep of centuries overflows the timer; a day later there is nothing to do either.
+        // A sleep of centuries overflows the kernel's timer; a day later there is nothing to do either.
         let idle = self.clock.now() + Duration::from_secs(86_400);
         work.min(self.stop_by.unwrap_or(Instant::FAR_FUTURE)).min(idle)
     }
@@ -224,9 +272,10 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             }
             Wake::LinksLost(error) => {
                 tracing::warn!(%error, "no further link events; failures of local links are found by silence only");
-                self.io.links = None;
+                self.links = None;
             }
             Wake::Stop => self.stop(),
+            Wake::Deserted => self.ending = Some(Ending::Abandoned),
             Wake::Request(request) => self.answer(request),
             Wake::Other => {}
         }
@@ -382,8 +431,8 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
                         self.stats.host_packets_not_ipv6 += 1;
                     }
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     taken += 1;
                     self.stats.host_packets_malformed += 1;
                 }
@@ -406,7 +455,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
                 Ok(()) => self.stats.host_packets_sent += 1,
                 Err(error) => {
                     self.stats.host_packets_dropped += 1;
-                    if packet.offload.segments.is_some() && error.kind() == std::io::ErrorKind::InvalidInput {
+                    if packet.offload.segments.is_some() && error.kind() == io::ErrorKind::InvalidInput {
                         self.refused_super_packet(&error);
                         return;
                     }
@@ -416,7 +465,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
     }
 
     /// The kernel does not take a super-packet: it gets none from here on. What was lost with this one is sent again by its ends.
-    fn refused_super_packet(&mut self, error: &std::io::Error) {
+    fn refused_super_packet(&mut self, error: &io::Error) {
         let Some(tun) = &mut self.io.tun else { return };
         tracing::warn!(%error, interface = tun.name(), "the kernel refused a super-packet; going on without");
         tun.refuse_super_packets();
@@ -523,27 +572,5 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         let id = self.next_command;
         self.next_command += 1;
         id
-    }
-}
-
-async fn next_link_change(links: &mut Option<LinkEvents>) -> std::io::Result<LinkChange> {
-    match links {
-        Some(links) => links.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn beacon_readable(discovery: Option<&DiscoverySockets>) {
-    match discovery {
-        Some(discovery) => discovery.readable().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn tun_readable(tun: Option<&Tun>) {
-    match tun {
-        // An error shows again, with its reason, when the packet is taken.
-        Some(tun) => drop(tun.readable().await),
-        None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@ use x0t_node::Train;
 use x0t_node::join::JoinClient;
 
 use crate::clock::Clock;
+use crate::poller::Poller;
 use crate::tls_transport::{OuterTlsError, TlsTransport};
 use crate::udp::{Batch, BindError, Received, UdpSockets};
 
@@ -67,6 +68,9 @@ pub enum JoinIoError {
     /// No socket.
     #[error("cannot open a socket to join with")]
     Bind(#[from] BindError),
+    /// No way to wait for it.
+    #[error("cannot wait for the socket to join with")]
+    Wait(#[from] std::io::Error),
     /// No TLS.
     #[error("cannot set up TLS to join with")]
     Tls(#[from] OuterTlsError),
@@ -105,6 +109,7 @@ pub async fn drive(
     let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)].map(|ip| SocketAddr::new(ip, 0));
     let mut udp = UdpSockets::bind(&any)?;
     let mut tls = TlsTransport::new(None)?;
+    let mut poller = Poller::new()?;
     let mut batch = Batch::default();
     let (mut tried, mut heard, mut unreachable) = (Vec::new(), Vec::new(), Vec::new());
     let end = Clock.now() + within;
@@ -135,9 +140,12 @@ pub async fn drive(
             return Err(JoinIoError::Unfinished { within, heard });
         }
         let deadline = machine.poll_timeout().unwrap_or(Instant::FAR_FUTURE).min(end);
+        udp.watch(&mut poller, true)?;
         tokio::select! {
-            () = udp.readable() => {}
-            () = udp.writable() => udp.flush(drop),
+            ready = poller.ready() => {
+                udp.wake(&ready?);
+                udp.flush(drop);
+            }
             () = tls.readable() => {}
             () = tokio::time::sleep(deadline.since(now)) => {}
         }

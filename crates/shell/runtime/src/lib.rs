@@ -8,9 +8,9 @@
 //! [`udp`] sockets, the [`http`] address and the admin socket, and only then makes the node. If it may, it gives the host an
 //! interface into the mesh ([`tun`]), and it subscribes to what the kernel knows about interfaces ([`link_events`]).
 //!
-//! From there on one task, the [`event_loop`], owns the node: an input goes in, outputs come out and are done in their order, and
-//! nothing happens until the next input or the node's own deadline. A record that cannot be made durable stops everything that
-//! would come after it. Everybody else talks to that task through a [`handle`]: the HTTP server, which shows the [`metrics`] and the
+//! From there on one thread, the [`event_loop`], owns the node and sleeps in a [`poller`]: an input goes in, outputs come out and
+//! are done in their order, and nothing happens until the next input or the node's own deadline. A record that cannot be made
+//! durable stops everything that would come after it. Everybody else talks to that thread through a [`handle`]: the HTTP server, which shows the [`metrics`] and the
 //! [`topology`] and streams the [`news`], and through it the command line's [`admin_client`].
 //!
 //! A signal or a command asks the node to say goodbye; after that, or after two seconds, the process ends.
@@ -28,6 +28,7 @@ pub mod join;
 pub mod link_events;
 pub mod metrics;
 pub mod news;
+pub mod poller;
 pub mod state_dir;
 pub mod tls_transport;
 pub mod topology;

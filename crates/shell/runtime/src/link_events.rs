@@ -23,11 +23,15 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::LinkMessage;
+use tokio::sync::mpsc;
 
 use interfaces::Interfaces;
 
 /// The kernel never sends more than this in one datagram (NLMSG_GOODSIZE and dumps are at most 32 KiB).
 const MESSAGE_BYTES: usize = 1 << 16;
+
+/// Changes that wait to be taken; those behind them wait in the socket.
+const CHANGES_MAX: usize = 16;
 
 /// Something about an interface changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,21 @@ impl LinkEvents {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Passes all changes on, from a task of its own, and ends with an error if that is what they end with.
+    pub fn pass_on(mut self) -> mpsc::Receiver<io::Result<LinkChange>> {
+        let (sender, receiver) = mpsc::channel(CHANGES_MAX);
+        tokio::spawn(async move {
+            loop {
+                let change = self.next().await;
+                let last = change.is_err();
+                if sender.send(change).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        receiver
     }
 
     async fn resynchronise(&mut self) -> io::Result<()> {

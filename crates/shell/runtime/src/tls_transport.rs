@@ -13,9 +13,11 @@ mod frame;
 mod outer_tls;
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -217,12 +219,18 @@ impl TlsTransport {
         TlsStats { connections_open: self.connections.len() as u64, ..self.stats }
     }
 
+    /// Ready if there is something for [`Self::receive`]; if not, whoever asks is woken when there is.
+    pub fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.first_news.is_none() {
+            // Never over: this side keeps a sender.
+            self.first_news = ready!(self.news.poll_recv(context));
+        }
+        Poll::Ready(())
+    }
+
     /// Waits until there is something for [`Self::receive`]. Cancel safe.
     pub async fn readable(&mut self) {
-        if self.first_news.is_none() {
-            // Never `None`: this side keeps a sender.
-            self.first_news = self.news.recv().await;
-        }
+        poll_fn(|context| self.poll_readable(context)).await;
     }
 
     /// The next datagram that has arrived.

@@ -11,8 +11,10 @@ use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
-use tun_rs::{AsyncDevice, DeviceBuilder};
+use tun_rs::{DeviceBuilder, SyncDevice};
 use x0t_node::{ENCAPSULATION, HostOffload, HostPacket, Offload, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX};
+
+use crate::poller::{EventFlags, Poller, Ready, Source};
 
 /// What the interface is called if nothing else is said.
 pub const DEFAULT_NAME: &str = "x0t0";
@@ -79,8 +81,10 @@ pub enum TunError {
 
 /// An interface that is up. It disappears when this value is dropped.
 pub struct Tun {
-    device: AsyncDevice,
+    device: SyncDevice,
     name: String,
+    /// Whether the poller has said that there is something, or there is likely to be.
+    ready: bool,
     /// Whether each packet has a virtio-net header in front.
     vnet: bool,
     offload: HostOffload,
@@ -102,9 +106,13 @@ impl Tun {
     /// [`TunError::Create`] without the right to do so, [`TunError::SetUp`] with the step that the kernel refused.
     pub async fn open(config: &TunConfig) -> Result<Self, TunError> {
         let name = config.name.clone();
-        let build = |offload| DeviceBuilder::new().name(&name).enable(false).offload(offload).build_async();
+        let build = |offload| {
+            let device = DeviceBuilder::new().name(&name).enable(false).offload(offload).build_sync()?;
+            device.set_nonblocking(true)?;
+            Ok(device)
+        };
         let device = if config.offload { build(true).or_else(|_| build(false)) } else { build(false) };
-        let device = device.map_err(|source| TunError::Create { name: name.clone(), source })?;
+        let device = device.map_err(|source: io::Error| TunError::Create { name: name.clone(), source })?;
         let index = device.if_index().map_err(|source| set_up_error(&name, "find", source))?;
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|source| set_up_error(&name, "open netlink for", source))?;
@@ -116,7 +124,7 @@ impl Tun {
         if config.offload && !(offload.tcp && offload.udp) {
             tracing::info!(?offload, interface = name, "the kernel takes over less than it could");
         }
-        Ok(Self { vnet: device.tcp_gso(), device, name, offload })
+        Ok(Self { vnet: device.tcp_gso(), device, name, ready: true, offload })
     }
 
     /// As `mode` says: `Ok(None)` if there is to be none, or if there can be none and `Auto` allows that.
@@ -140,12 +148,18 @@ impl Tun {
         &self.name
     }
 
-    /// Waits until [`Self::try_receive`] may have something. Cancel safe.
+    /// Has the interface watched, if packets are wanted.
     ///
     /// # Errors
-    /// If the runtime is shutting down.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.device.readable().await
+    /// Those of [`Poller::watch`].
+    pub fn watch(&self, poller: &mut Poller, packets: bool) -> io::Result<()> {
+        let interest = if packets { EventFlags::IN } else { EventFlags::empty() };
+        poller.watch(Source::Interface, &self.device, interest)
+    }
+
+    /// The poller may have found something for [`Self::try_receive`].
+    pub fn wake(&mut self, ready: &Ready) {
+        self.ready |= !ready.of(Source::Interface).is_empty();
     }
 
     /// What the kernel takes over.
@@ -163,12 +177,18 @@ impl Tun {
     /// # Errors
     /// `WouldBlock` if there is none, `InvalidData` if what the kernel says about it makes no sense; anything else means that the
     /// interface is gone.
-    pub fn try_receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Offload)> {
-        if !self.vnet {
-            return Ok((self.device.try_recv(buffer)?, Offload::default()));
+    pub fn try_receive(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Offload)> {
+        if !self.ready {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut header = [0; vnet::HEADER_LEN];
-        let read = self.device.try_recv_vectored(&mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)])?;
+        let mut slices = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+        let received = self.device.recv_vectored(&mut slices[usize::from(!self.vnet)..]);
+        self.ready = received.is_ok();
+        let read = received?;
+        if !self.vnet {
+            return Ok((read, Offload::default()));
+        }
         let length = read.checked_sub(vnet::HEADER_LEN).ok_or(io::ErrorKind::InvalidData)?;
         let offload = vnet::decode(header, length).ok_or(io::ErrorKind::InvalidData)?;
         Ok((length, offload))
@@ -178,7 +198,11 @@ impl Tun {
     ///
     /// # Errors
     /// `WouldBlock` if the host does not keep up, `InvalidInput` for something that the kernel does not take; the packet is then lost.
-    pub fn try_send<'p>(&self, packet: &HostPacket, pieces: impl ExactSizeIterator<Item = &'p [u8]>) -> io::Result<()> {
+    pub fn try_send<'p>(
+        &mut self,
+        packet: &HostPacket,
+        pieces: impl ExactSizeIterator<Item = &'p [u8]>,
+    ) -> io::Result<()> {
         let header = if self.vnet { vnet::encode(packet) } else { [0; vnet::HEADER_LEN] };
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
@@ -193,7 +217,11 @@ impl Tun {
             slices[count] = IoSlice::new(piece);
             count += 1;
         }
-        self.device.try_send_vectored(&slices[..count]).map(drop)
+        let sent = self.device.send_vectored(&slices[..count]);
+        // Within this call the kernel has passed it up to its protocols, and what they answer at once (an echo, an acknowledgement) is
+        // here already.
+        self.ready = true;
+        sent.map(drop)
     }
 }
 

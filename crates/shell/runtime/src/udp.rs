@@ -12,9 +12,9 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use x0t_node::Train;
+
+use crate::poller::{EventFlags, Poller, Ready, Source};
 
 /// Trains taken from the kernel at once.
 const BATCH: usize = 16;
@@ -95,16 +95,13 @@ pub struct UdpSockets {
 
 #[derive(Debug)]
 struct Socket {
-    /// Watched for arrivals and errors only: a socket that is watched for room too wakes the loop after every datagram it has sent.
-    io: AsyncFd<RawSocket>,
-    /// The same socket, watched for room while something waits.
-    room: Option<AsyncFd<RawSocket>>,
+    raw: RawSocket,
+    /// What the poller has said and nobody has looked at.
+    ready: EventFlags,
     state: UdpSocketState,
     local: SocketAddr,
     queue: VecDeque<Sending>,
 }
-
-const ARRIVALS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// What the kernel said about destinations. Bounded, for there is no telling how many.
 #[derive(Debug, Default)]
@@ -179,19 +176,28 @@ impl UdpSockets {
         self.stats
     }
 
-    /// Waits until there is something for [`Self::receive`], be it an error. Cancel safe.
-    pub async fn readable(&self) {
-        tokio::select! {
-            () = ready(self.v4.as_ref().map(|socket| &socket.io), ARRIVALS) => {}
-            () = ready(self.v6.as_ref().map(|socket| &socket.io), ARRIVALS) => {}
+    /// Has the sockets watched: for arrivals if they are wanted, and for room while something waits for it. A socket that were watched for
+    /// room always would have some after every datagram.
+    ///
+    /// # Errors
+    /// Those of [`Poller::watch`].
+    pub fn watch(&self, poller: &mut Poller, arrivals: bool) -> io::Result<()> {
+        for (source, socket) in [(Source::UdpV4, &self.v4), (Source::UdpV6, &self.v6)] {
+            let Some(socket) = socket else { continue };
+            let mut interest = EventFlags::empty();
+            interest.set(EventFlags::IN, arrivals);
+            interest.set(EventFlags::OUT, !socket.queue.is_empty());
+            poller.watch(source, &socket.raw, interest)?;
         }
+        Ok(())
     }
 
-    /// Waits until [`Self::flush`] can get rid of something; forever if nothing waits. Cancel safe.
-    pub async fn writable(&self) {
-        tokio::select! {
-            () = ready(self.v4.as_ref().and_then(|socket| socket.room.as_ref()), Interest::WRITABLE) => {}
-            () = ready(self.v6.as_ref().and_then(|socket| socket.room.as_ref()), Interest::WRITABLE) => {}
+    /// The poller has found something for [`Self::receive`], be it an error, or room for [`Self::flush`].
+    pub fn wake(&mut self, ready: &Ready) {
+        for (source, socket) in [(Source::UdpV4, &mut self.v4), (Source::UdpV6, &mut self.v6)] {
+            if let Some(socket) = socket {
+                socket.ready |= ready.of(source);
+            }
         }
     }
 
@@ -199,10 +205,20 @@ impl UdpSockets {
     /// that more is likely.
     pub fn receive(&mut self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> bool {
         let mut full = false;
-        for socket in self.v4.iter().chain(&self.v6) {
-            socket.read_errors(&mut self.hints, &mut self.stats);
+        for socket in self.v4.iter_mut().chain(&mut self.v6) {
+            let ready = std::mem::replace(&mut socket.ready, EventFlags::empty());
+            if ready.contains(EventFlags::ERR) {
+                socket.read_errors(&mut self.hints, &mut self.stats);
+            }
+            if !ready.contains(EventFlags::IN) {
+                continue;
+            }
             match socket.receive(batch, &mut spare) {
-                Ok(count) => full |= count == BATCH,
+                Ok(BATCH) => {
+                    socket.ready |= EventFlags::IN;
+                    full = true;
+                }
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // A pending error of an earlier datagram; the error queue says which.
                 Err(_) => self.stats.receive_errors += 1,
@@ -229,7 +245,7 @@ impl UdpSockets {
             return Some(sending.train);
         }
         let left = (sending.train.len() - sending.done).div_ceil(sending.train.stride().max(1)) as u64;
-        if socket.queue.len() < QUEUE_MAX && socket.watch_for_room() {
+        if socket.queue.len() < QUEUE_MAX {
             socket.queue.push_back(sending);
             self.stats.datagrams_queued += left;
             None
@@ -245,13 +261,9 @@ impl UdpSockets {
             while let Some(mut sending) = socket.queue.pop_front() {
                 if !socket.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats) {
                     socket.queue.push_front(sending);
-                    socket.wait_for_room();
                     break;
                 }
                 spent(sending.train);
-            }
-            if socket.queue.is_empty() {
-                socket.room = None;
             }
         }
     }
@@ -270,22 +282,6 @@ impl UdpSockets {
     /// since the last look. Not from the network: an ICMP error does not count.
     pub fn take_too_big(&mut self) -> BTreeMap<SocketAddr, usize> {
         std::mem::take(&mut self.hints.too_big)
-    }
-}
-
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for types that may change their descriptor, which a socket does not"
-)]
-fn watch(socket: RawSocket, interest: Interest) -> io::Result<AsyncFd<RawSocket>> {
-    AsyncFd::with_interest(socket, interest)
-}
-
-async fn ready(socket: Option<&AsyncFd<RawSocket>>, interest: Interest) {
-    match socket {
-        // An error means that the runtime is shutting down; the loop ends by other means.
-        Some(socket) => drop(socket.ready(interest).await),
-        None => std::future::pending().await,
     }
 }
 
@@ -310,8 +306,7 @@ impl Socket {
         // ICMP errors name the destination they are about, instead of surfacing at whatever is sent next.
         state.enable_transport_errors((&raw).into())?;
         let local = raw.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        let io = watch(raw, ARRIVALS)?;
-        Ok(Self { io, room: None, state, local, queue: VecDeque::new() })
+        Ok(Self { raw, ready: EventFlags::empty(), state, local, queue: VecDeque::new() })
     }
 
     fn receive(&self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> io::Result<usize> {
@@ -321,38 +316,13 @@ impl Socket {
         let mut buffers: [IoSliceMut<'_>; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(trains.next().map_or(Default::default(), Train::buffer_mut)));
         let mut meta = [RecvMeta::default(); BATCH];
-        let mut count = 0;
-        let received = self.io.try_io(Interest::READABLE, |socket| {
-            count = self.state.recv(socket.into(), &mut buffers, &mut meta)?;
-            // Fewer than there was room for: nothing is left, and what arrives from here on is told anew. Asking the kernel once more
-            // would say the same.
-            if count < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        if count == 0 {
-            received?;
-        }
+        let count = self.state.recv((&self.raw).into(), &mut buffers, &mut meta)?;
         for (meta, mut train) in meta.iter().zip(batch.empty.drain(BATCH - count..).rev()) {
             train.set(meta.len, meta.stride);
             let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
             batch.received.push(Received { from, interface, train });
         }
         Ok(count)
-    }
-
-    /// Begins to watch for room. False if the system has no more descriptors, so that nothing may wait.
-    fn watch_for_room(&mut self) -> bool {
-        if self.room.is_none() {
-            let clone = self.io.get_ref().try_clone();
-            self.room = clone.and_then(|socket| watch(socket, Interest::WRITABLE)).ok();
-        }
-        self.room.is_some()
-    }
-
-    /// The kernel has just said that there is no room: whoever waits is told when that changes.
-    fn wait_for_room(&self) {
-        if let Some(room) = &self.room {
-            let _ = room.try_io(Interest::WRITABLE, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-        }
     }
 
     /// Hands a train to the kernel, in as few calls as it can be done. False if the kernel takes no more for now.
@@ -383,14 +353,14 @@ impl Socket {
     ) -> io::Result<()> {
         let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size, src_ip: None };
         let count = bytes.len().div_ceil(segment_size.unwrap_or(bytes.len()).max(1)) as u64;
-        let send = || self.state.try_send(self.io.get_ref().into(), &transmit);
+        let send = || self.state.try_send((&self.raw).into(), &transmit);
         let mut sent = send();
         let is_old_news =
             |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused || quinn_udp::is_msg_size_err(error);
         if sent.as_ref().is_err_and(is_old_news) {
             // Not about this datagram, or nobody knows: an ICMP error may have arrived since. Reading the queue clears it, and what
             // the kernel then still refuses, it refuses itself.
-            self.read_errors_now(hints, stats);
+            self.read_errors(hints, stats);
             sent = send();
         }
         match &sent {
@@ -415,21 +385,12 @@ impl Socket {
     }
 
     fn read_errors(&self, hints: &mut Hints, stats: &mut UdpStats) {
-        // `try_io` forgets the readiness once the queue is empty and says `WouldBlock` if there is none: both are no errors.
-        let _ = self.io.try_io(Interest::ERROR, |_| {
-            self.read_errors_now(hints, stats);
-            Err::<(), _>(io::ErrorKind::WouldBlock.into())
-        });
-    }
-
-    fn read_errors_now(&self, hints: &mut Hints, stats: &mut UdpStats) {
         for _ in 0..UNREACHABLE_MAX {
             let mut payload = [0; 1];
             // The control message would say who reported it; the address of the message is the destination it is about.
             let mut control = RecvAncillaryBuffer::default();
             let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
-            let Ok(message) = recvmsg(self.io.get_ref(), &mut [IoSliceMut::new(&mut payload)], &mut control, flags)
-            else {
+            let Ok(message) = recvmsg(&self.raw, &mut [IoSliceMut::new(&mut payload)], &mut control, flags) else {
                 return;
             };
             stats.icmp_errors += 1;

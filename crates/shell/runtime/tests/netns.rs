@@ -16,6 +16,7 @@ use x0t_model::{NodeId, OverlayPrefix, SpiffeId, TrustDomain};
 use x0t_node::{Command as Ask, Delivery, Offload, Output, Reply};
 use x0t_runtime::clock::Clock;
 use x0t_runtime::link_events::{LinkChange, LinkEvents};
+use x0t_runtime::poller::Poller;
 use x0t_runtime::tun::{Tun, TunConfig, TunMode};
 
 /// Set in the run inside the namespace; its value is the namespace's name.
@@ -227,7 +228,7 @@ async fn the_host_sends_into_the_mesh_and_receives_from_it() {
 
 async fn exchange_packets(with_offload: bool) {
     let config = tun_config(with_offload);
-    let tun = match Tun::open(&config).await {
+    let mut tun = match Tun::open(&config).await {
         Ok(tun) => tun,
         Err(error) if !std::path::Path::new("/dev/net/tun").exists() => return eprintln!("skipped: {error}"),
         Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
@@ -240,7 +241,7 @@ async fn exchange_packets(with_offload: bool) {
     host.send_to(b"into the mesh", (other, 5000)).unwrap();
     let mut packet = vec![0; 1 << 16];
     let (length, offload) = loop {
-        let (length, offload) = receive(&tun, &mut packet).await;
+        let (length, offload) = receive(&mut tun, &mut packet).unwrap();
         // UDP for the other node; the kernel also says hello to its link (MLD, router solicitation).
         if packet[6] == 17 && packet[24..40] == other.octets() {
             break (length, offload);
@@ -279,17 +280,19 @@ async fn exchange_packets(with_offload: bool) {
     assert!(!run("ip", &["link", "show", "xrt0"]), "the interface goes with its owner");
 }
 
-async fn receive(tun: &Tun, packet: &mut [u8]) -> (usize, Offload) {
-    within(async {
-        loop {
-            tun.readable().await.unwrap();
-            match tun.try_receive(packet) {
-                Ok(received) => return received,
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
-            }
+/// The next packet, or what is wrong with the interface.
+fn receive(tun: &mut Tun, packet: &mut [u8]) -> std::io::Result<(usize, Offload)> {
+    let mut poller = Poller::new().unwrap();
+    tun.watch(&mut poller, true).unwrap();
+    for _ in 0..100 {
+        let ready = poller.wait(Duration::from_millis(50)).unwrap();
+        tun.wake(&ready);
+        match tun.try_receive(packet) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            received => return received,
         }
-    })
-    .await
+    }
+    panic!("nothing in five seconds")
 }
 
 #[tokio::test]
@@ -298,19 +301,14 @@ async fn an_interface_that_is_deleted_under_the_node_is_an_error_and_not_a_silen
         let Some(namespace) = Namespace::new("gone") else { return };
         return namespace.rerun("an_interface_that_is_deleted_under_the_node_is_an_error_and_not_a_silence");
     }
-    let Ok(tun) = Tun::open(&tun_config(true)).await else { return eprintln!("skipped: needs /dev/net/tun") };
+    let Ok(mut tun) = Tun::open(&tun_config(true)).await else { return eprintln!("skipped: needs /dev/net/tun") };
     ip("link del xrt0");
     let mut packet = vec![0; 1 << 16];
-    let error = within(async {
-        loop {
-            tun.readable().await.unwrap();
-            match tun.try_receive(&mut packet) {
-                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return error,
-                _ => {}
-            }
+    let error = loop {
+        if let Err(error) = receive(&mut tun, &mut packet) {
+            break error;
         }
-    })
-    .await;
+    };
     assert!(error.raw_os_error().is_some(), "{error}");
 }
 

@@ -1,6 +1,5 @@
 //! The stack in place of an interface of the kernel: to the event loop it is one more source and sink of packets.
 
-use x0t_netstack::HostPort;
 use x0t_node::{Delivery, Drive, Input, Offload};
 
 use super::{EventLoop, Store};
@@ -29,13 +28,5 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             let delivered = self.io.netstack.as_ref().is_some_and(|stack| stack.push_packet(pieces));
             if delivered { self.stats.host_packets_sent += 1 } else { self.stats.host_packets_dropped += 1 }
         }
-    }
-}
-
-/// Waits until the stack wants something carried.
-pub(super) async fn readable(stack: Option<&HostPort>) {
-    match stack {
-        Some(stack) => stack.readable().await,
-        None => std::future::pending().await,
     }
 }

@@ -137,8 +137,8 @@ pub fn start_at(node: Scripted, disk: Disk, address: &str) -> Running {
         store: disk,
         stop: stop_receiver,
     };
-    let (event_loop, handle) = EventLoop::new(node, Clock, io);
-    Running { handle, address, stop, ending: tokio::spawn(event_loop.run()) }
+    let (event_loop, handle) = EventLoop::new(node, Clock, io).unwrap();
+    Running { handle, address, stop, ending: tokio::spawn(async { event_loop.run().await.unwrap() }) }
 }
 
 /// The next thing the script was told, or a failed test after five seconds.

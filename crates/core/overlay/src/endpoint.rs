@@ -421,6 +421,7 @@ impl Endpoint {
         let event = session.path_mtu_event();
         self.events.extend(event);
         self.ready.insert(index);
+        self.validate(index);
     }
 
     fn give_up(&mut self, index: u32) {

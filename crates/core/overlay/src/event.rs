@@ -166,7 +166,7 @@ pub enum Event {
         /// What the peer sent.
         bytes: Vec<u8>,
     },
-    /// The newest authentic packet came from another UDP address; packets go there from here on.
+    /// The peer answers at another UDP address and no longer at the one before; packets go there from here on.
     CarrierChanged {
         /// The session.
         session: SessionId,

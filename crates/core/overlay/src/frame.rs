@@ -8,6 +8,8 @@
 //! 0x04 STREAM    offset u64, len u16, bytes
 //! 0x05 DATAGRAM  len u16, bytes
 //! 0x06 CLOSE     code u16, len u8 (<= 64), UTF-8 reason
+//! 0x07 CHALLENGE token u64; asks for a RESPONSE
+//! 0x08 RESPONSE  token u64
 //! ```
 //!
 //! Which frames may stand where is the session's business: handshake packets hold PADDING, PING, ACK, CRYPTO and CLOSE,
@@ -24,6 +26,8 @@ const CRYPTO: u8 = 0x03;
 const STREAM: u8 = 0x04;
 const DATAGRAM: u8 = 0x05;
 const CLOSE: u8 = 0x06;
+const CHALLENGE: u8 = 0x07;
+const RESPONSE: u8 = 0x08;
 
 /// Ranges beyond the first gap that one ACK can tell of.
 pub const ACK_RANGES_MAX: usize = 8;
@@ -35,6 +39,8 @@ pub const CRYPTO_OVERHEAD: usize = 7;
 pub const STREAM_OVERHEAD: usize = 11;
 /// Bytes around the data of a DATAGRAM frame.
 pub const DATAGRAM_OVERHEAD: usize = 3;
+/// Bytes of a CHALLENGE or RESPONSE.
+pub const CHALLENGE_LEN: usize = 9;
 /// Bytes of the longest ACK.
 pub const ACK_LEN_MAX: usize = 18 + 8 * ACK_RANGES_MAX;
 
@@ -70,6 +76,10 @@ pub enum Frame<'a> {
         /// For people.
         reason: &'a str,
     },
+    /// "Are you there?" (RFC 9000 section 19.17).
+    Challenge(u64),
+    /// "I have read this number" (RFC 9000 section 19.18).
+    Response(u64),
 }
 
 /// An acknowledgement by byte offset: a lost one is made good by the next.
@@ -98,6 +108,8 @@ impl Frame<'_> {
                 let reason = cut_reason(reason);
                 writer.u8(CLOSE).u16(*code).u8(reason.len() as u8).bytes(reason.as_bytes())
             }
+            Self::Challenge(token) => writer.u8(CHALLENGE).u64(*token),
+            Self::Response(token) => writer.u8(RESPONSE).u64(*token),
         };
     }
 }
@@ -170,6 +182,8 @@ pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Frame<'a>>, DecodeError> 
                 .map_err(|error| DecodeError::Invalid { field: "reason", value: error.valid_up_to() as u64 })?;
             Frame::Close { code, reason }
         }
+        CHALLENGE => Frame::Challenge(reader.u64()?),
+        RESPONSE => Frame::Response(reader.u64()?),
         other => return Err(DecodeError::Invalid { field: "frame type", value: other.into() }),
     };
     *bytes = reader.rest();

@@ -57,6 +57,7 @@ mod stats;
 mod stream;
 pub mod tls;
 mod traffic;
+mod validation;
 
 pub use config::{EndpointConfig, close_code};
 pub use endpoint::Endpoint;

@@ -54,6 +54,8 @@ pub(crate) struct Session {
     pub(crate) forged: u64,
     /// The path MTU that was last told.
     pub(crate) told_mtu: usize,
+    /// Before this, packets from elsewhere raise no doubt where the peer is.
+    pub(crate) settled_until: Instant,
 }
 
 impl Session {
@@ -86,6 +88,7 @@ impl Session {
             tx: (0, 0),
             forged: 0,
             told_mtu: path_mtu::BASE.min(config.max_datagram),
+            settled_until: now,
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Stats {
     pub rekeys: u64,
     /// Sessions that moved to another address.
     pub roams: u64,
+    /// Sessions whose packets came from elsewhere, and whose peer was found where it was, or not there.
+    pub roams_refuted: u64,
     /// Sessions closed because nothing was heard.
     pub idle_closed: u64,
     /// Sessions closed because the peer broke the protocol.

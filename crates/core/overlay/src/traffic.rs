@@ -1,12 +1,13 @@
 //! An established session at work: packets under traffic keys, both ways.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use x0t_model::Instant;
 
 use crate::epochs::{Epochs, OpenError, RekeyPolicy};
-use crate::frame::{self, Ack, DATAGRAM_OVERHEAD, Frame, STREAM_OVERHEAD};
+use crate::frame::{self, Ack, CHALLENGE_LEN, DATAGRAM_OVERHEAD, Frame, STREAM_OVERHEAD};
 use crate::packet::{FORWARD_OVERHEAD, PROTECTED_HEADER_LEN, PROTECTED_OVERHEAD, ProtectedHeader};
 use crate::path_mtu::PathMtu;
 use crate::replay::{ReplayWindow, Seen};
@@ -14,12 +15,15 @@ use crate::rtt::RoundTrip;
 use crate::stream::{
     MESSAGE_LEN_MAX, MESSAGE_PREFIX, MessageReader, ReceiveStream, STREAM_WINDOW, SendStream, ViolationError,
 };
+use crate::validation::Validation;
 use crate::{Event, HopHeader, KeyPair, NextKeys, SendError, SessionId, Stats, TAG_LEN};
 
 /// Datagrams that wait for `poll_transmit`.
 const DATAGRAMS_MAX: usize = 256;
 /// PINGs that are answered one by one. The peer may mean any of them: one asks for a round trip, one for a size.
 const PINGS_MAX: usize = 4;
+/// Numbers that are told back. The peer asks two addresses at once, one of which leads here by a detour.
+const CHALLENGES_MAX: usize = 4;
 /// An answer to a probe is not waited for any less: peers are processes on busy hosts.
 const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(50);
 
@@ -63,6 +67,10 @@ pub(crate) struct Traffic {
     resend_at: Option<Instant>,
     /// On links.
     path_mtu: Option<PathMtu>,
+    /// Numbers that the peer wants to hear back.
+    challenges: VecDeque<u64>,
+    /// Whether the peer has moved.
+    validation: Option<Validation>,
 }
 
 impl Traffic {
@@ -95,6 +103,8 @@ impl Traffic {
             tries: 0,
             resend_at: None,
             path_mtu: None,
+            challenges: VecDeque::new(),
+            validation: None,
         }
     }
 
@@ -109,6 +119,24 @@ impl Traffic {
 
     pub(crate) const fn path_mtu_mut(&mut self) -> Option<&mut PathMtu> {
         self.path_mtu.as_mut()
+    }
+
+    /// Finds out whether the peer is at `candidate`, unless that is being done for some other address.
+    pub(crate) fn validate(&mut self, candidate: SocketAddr, tokens: [u64; 2], now: Instant) {
+        let timeout = self.rtt.timeout(0);
+        self.validation.get_or_insert_with(|| Validation::new(candidate, tokens, timeout, now));
+    }
+
+    pub(crate) const fn validation_mut(&mut self) -> Option<&mut Validation> {
+        self.validation.as_mut()
+    }
+
+    pub(crate) const fn is_validating(&self) -> bool {
+        self.validation.is_some()
+    }
+
+    pub(crate) fn end_validation(&mut self) {
+        self.validation = None;
     }
 
     pub(crate) const fn epoch(&self) -> u32 {
@@ -182,6 +210,12 @@ impl Traffic {
                 Frame::Stream { offset, bytes } => self.on_stream(session, pn, offset, bytes, events)?,
                 Frame::Datagram(bytes) => events.push_back(Event::Datagram { session, bytes: bytes.to_vec() }),
                 Frame::Close { code, reason } => return Err(FramesEnd::Closed { code, reason: reason.to_owned() }),
+                Frame::Challenge(token) => self.on_challenge(token),
+                Frame::Response(token) => {
+                    if let Some(validation) = &mut self.validation {
+                        validation.on_response(token);
+                    }
+                }
                 Frame::Crypto { .. } => return Err(FramesEnd::Violation("CRYPTO after the handshake")),
             }
         }
@@ -193,6 +227,13 @@ impl Traffic {
             self.pings.pop_front();
         }
         self.pings.push_back(pn);
+    }
+
+    fn on_challenge(&mut self, token: u64) {
+        if self.challenges.len() == CHALLENGES_MAX {
+            self.challenges.pop_front();
+        }
+        self.challenges.push_back(token);
     }
 
     fn on_ack(&mut self, ack: &Ack, now: Instant) {
@@ -318,6 +359,13 @@ impl Traffic {
         self.finish(start, out)
     }
 
+    /// Appends a packet that asks the peer to tell a number back.
+    pub(crate) fn seal_challenge(&mut self, token: u64, out: &mut Vec<u8>) -> Result<(), SendError> {
+        let start = self.begin(out, CHALLENGE_LEN);
+        Frame::Challenge(token).encode(out);
+        self.finish(start, out)
+    }
+
     const fn next_header(&self, forward: bool) -> ProtectedHeader {
         ProtectedHeader { forward, epoch: self.epochs.number() as u8, dst_index: self.peer_index, pn: self.next_pn }
     }
@@ -346,7 +394,7 @@ impl Traffic {
     }
 
     fn has_frames(&self) -> bool {
-        let answers = self.ack.is_some() || !self.pings.is_empty();
+        let answers = self.ack.is_some() || !self.pings.is_empty() || !self.challenges.is_empty();
         answers || self.ping_due || !self.datagrams.is_empty() || self.send.has_work()
     }
 
@@ -388,6 +436,9 @@ impl Traffic {
         }
         while let Some(answered) = self.pings.pop_front() {
             Frame::Ack(self.receive.ack(answered)).encode(out);
+        }
+        while let Some(token) = self.challenges.pop_front() {
+            Frame::Response(token).encode(out);
         }
         if std::mem::take(&mut self.ping_due) {
             Frame::Ping.encode(out);
@@ -432,7 +483,8 @@ impl Traffic {
     /// When [`Traffic::handle_timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let path_mtu = self.path_mtu.as_ref().and_then(PathMtu::deadline);
-        [self.resend_at, self.epochs.deadline(), path_mtu].into_iter().flatten().min()
+        let validation = self.validation.as_ref().map(Validation::deadline);
+        [self.resend_at, self.epochs.deadline(), path_mtu, validation].into_iter().flatten().min()
     }
 
     /// Sends again what was not acknowledged in time, and lets old keys go. `heard` is when the peer was heard last.

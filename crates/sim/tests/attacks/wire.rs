@@ -81,6 +81,35 @@ fn what_is_replayed_from_wherever_is_counted_and_changes_nothing() {
 }
 
 #[test]
+fn who_copies_everything_and_is_faster_does_not_come_between_two_neighbours() {
+    for passes_on in [false, true] {
+        let mut world = settled("A-B:5", Terms::seeded(8));
+        let (a, b) = (world.host("A"), world.host("B"));
+        let before = [standing(&world, a), standing(&world, b)];
+        world.capture();
+        for _ in 0..5_000 {
+            world.advance(SECOND / 1_000);
+            for (from, to, bytes) in world.captured() {
+                // Everything that A or B sends is there at once, from the copyist's address, and five milliseconds later from its own.
+                match Network::host_at(to) {
+                    Some(to) => world.inject(to, abroad(), bytes),
+                    // What is sent to the copyist it keeps, or it passes that on as well.
+                    None if passes_on => world.inject(if from == a { b } else { a }, abroad(), bytes),
+                    None => {}
+                }
+            }
+        }
+        let refuted = [a, b].map(|host| counter(&world, host, "overlay_roams_refuted"));
+        assert!(refuted.iter().all(|count| (1..=6).contains(count)), "{refuted:?} in five seconds");
+        assert_eq!([a, b].map(|host| counter(&world, host, "overlay_roams")), [0, 0]);
+        assert_eq!([standing(&world, a), standing(&world, b)], before);
+        assert_ping(&mut world, a, b);
+        let down = world.events().iter().any(|(_, _, what)| matches!(what, What::LinkDown { .. }));
+        assert!(!down, "the link was sound all the time");
+    }
+}
+
+#[test]
 fn a_mirror_in_the_place_of_a_peer_does_not_make_a_node_forget_the_address() {
     let mut world = settled("A-B:1", Terms::seeded(3));
     let met = |world: &x0t_sim::World| world.all_reach_all();

@@ -1,10 +1,11 @@
 //! A packet, from its first byte to what it does.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use x0t_model::{DecodeError, Instant, UnixTime};
 
-use super::{EVENTS_MAX, Endpoint};
+use super::{EVENTS_MAX, Endpoint, OUTBOX_MAX};
 use crate::epochs::OpenError;
 use crate::frame;
 use crate::handshake::{Arrival, Driver, Outcome};
@@ -14,6 +15,7 @@ use crate::packet::{
 };
 use crate::session::Session;
 use crate::traffic::{FramesEnd, OpenFailure};
+use crate::validation::{SETTLED_FOR, Step};
 use crate::{Carrier, CloseReason, Event, HandshakeError, HopHeader, Opened, Purpose, TAG_LEN, Transmit, close_code};
 
 /// A handshake that others began is safe from eviction for this long.
@@ -95,7 +97,7 @@ impl Endpoint {
         let settled = !followed
             && session.established_at.is_some()
             && session.handshake.is_none()
-            && !moves(session.carrier, carrier)
+            && moves(session.carrier, carrier).is_none()
             && !traffic.is_rekey_due(self.now)
             && !traffic.has_work();
         session.rx = (session.rx.0 + 1, session.rx.1 + len);
@@ -141,7 +143,7 @@ impl Endpoint {
         }
     }
 
-    /// The peer itself sent this. That may be the first sign that it accepted us, and it may come from a new address.
+    /// The peer itself sealed this. That may be the first sign that it accepted us, and the peer may have moved.
     fn on_authentic(&mut self, index: u32, carrier: Carrier, newest: bool) {
         let Some(session) = self.sessions.get_mut(&index) else { return };
         if session.established_at.is_none() {
@@ -151,21 +153,56 @@ impl Endpoint {
         } else if !session.initiator && session.handshake.is_some() {
             session.handshake = None;
         }
-        if newest && moves(session.carrier, carrier) {
-            session.carrier = carrier;
-            self.stats.roams += 1;
-            let now = self.now;
-            if let Some(path_mtu) = session.traffic.as_mut().and_then(|traffic| traffic.path_mtu_mut()) {
-                path_mtu.restart(now);
-            }
-            let event = session.path_mtu_event();
-            self.events.extend(event);
-            self.events.push_back(Event::CarrierChanged { session: session.id, carrier });
+        if let Some(candidate) = moves(session.carrier, carrier).filter(|_| newest && self.now >= session.settled_until)
+            && let Some(traffic) = session.usable().filter(|traffic| !traffic.is_validating())
+        {
+            traffic.validate(candidate, [self.entropy.next_u64(), self.entropy.next_u64()], self.now);
+            self.validate(index);
         }
+        let Some(session) = self.sessions.get_mut(&index) else { return };
         if let Some(traffic) = session.usable() {
             self.stats.rekeys += u64::from(traffic.rekey_if_due(self.now));
             if traffic.has_work() {
                 self.ready.insert(index);
+            }
+        }
+    }
+
+    /// Asks where a peer is, or concludes.
+    pub(super) fn validate(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(&index) else { return };
+        let (id, now) = (session.id, self.now);
+        let old_carrier = session.carrier;
+        let Some(traffic) = session.usable() else { return };
+        match traffic.validation_mut().map(|validation| validation.step(now)) {
+            None | Some(Step::Wait) => {}
+            Some(Step::Ask { old, candidate, new }) => {
+                for (carrier, token) in [(old_carrier, old), (Carrier::Udp(candidate), new)] {
+                    let mut bytes = Vec::new();
+                    session.begin_packet(&mut bytes);
+                    let sealed = session.usable().map(|traffic| traffic.seal_challenge(token, &mut bytes));
+                    if let Some(Ok(())) = sealed
+                        && self.outbox.len() < OUTBOX_MAX
+                    {
+                        self.outbox.push_back(Transmit { session: Some(id), carrier, bytes });
+                    }
+                }
+            }
+            Some(Step::Stay) => {
+                traffic.end_validation();
+                session.settled_until = now + SETTLED_FOR;
+                self.stats.roams_refuted += 1;
+            }
+            Some(Step::Move(address)) => {
+                traffic.end_validation();
+                if let Some(path_mtu) = traffic.path_mtu_mut() {
+                    path_mtu.restart(now);
+                }
+                session.carrier = Carrier::Udp(address);
+                self.stats.roams += 1;
+                let event = session.path_mtu_event();
+                self.events.extend(event);
+                self.events.push_back(Event::CarrierChanged { session: id, carrier: Carrier::Udp(address) });
             }
         }
     }
@@ -179,6 +216,7 @@ impl Endpoint {
                 let event = session.path_mtu_event();
                 self.events.extend(event);
                 self.ready.insert(index);
+                self.validate(index);
             }
             Err(FramesEnd::Violation(what)) => self.end_violation(index, what),
             Err(FramesEnd::Closed { code, reason }) => self.end_by_peer(index, code, reason),
@@ -437,8 +475,11 @@ fn told_to_peer(error: &HandshakeError) -> (u16, String) {
     }
 }
 
-/// Whether a packet that came by `new` shows that a session which lives at `old` has another address. What comes straight from a
-/// far end that is also a neighbour moves nothing.
-fn moves(old: Carrier, new: Carrier) -> bool {
-    matches!((old, new), (Carrier::Udp(old), Carrier::Udp(new)) if old != new)
+/// Where a session that lives at `old` may have moved, as a packet that came by `new` suggests. What comes straight from a far end
+/// that is also a neighbour suggests nothing.
+fn moves(old: Carrier, new: Carrier) -> Option<SocketAddr> {
+    match (old, new) {
+        (Carrier::Udp(old), Carrier::Udp(new)) if old != new => Some(new),
+        _ => None,
+    }
 }

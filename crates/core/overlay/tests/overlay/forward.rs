@@ -8,7 +8,8 @@ use x0t_overlay::frame::Frame;
 use x0t_overlay::hop::PayloadKind;
 use x0t_overlay::packet::{FORWARD_OVERHEAD, ProtectedHeader};
 use x0t_overlay::{
-    CloseReason, EndpointConfig, Event, HopHeader, Opened, PacketKey, Purpose, SendError, SessionId, close_code,
+    Carrier, CloseReason, EndpointConfig, Event, HopHeader, Opened, PacketKey, Purpose, SendError, SessionId,
+    close_code,
 };
 
 use crate::authority::{Authority, WALL};
@@ -122,14 +123,36 @@ fn a_session_between_end_points_runs_inside_forward_packets_of_a_link() {
     else {
         panic!("not opened")
     };
-    let carrier = x0t_overlay::Carrier::Overlay(hop.src);
+    let carrier = Carrier::Overlay(hop.src);
     let mut payload = payload.to_vec();
     let opened = world.sides[B].handle_datagram(carrier, &mut payload, world.now, WALL);
     assert_eq!(opened, Some(Opened::Datagram { session: b, bytes: &mut datagram.clone() }));
 }
 
+/// B, A and a network in which what B sends to `there` reaches A, and what A sends seems to come from `from`, for a second.
+fn converse(world: &mut World, there: &[Carrier], from: Carrier) -> Vec<Carrier> {
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        world.now += Duration::from_millis(10);
+        for side in [A, B] {
+            world.sides[side].handle_timeout(world.now, WALL);
+        }
+        while let Some(transmit) = world.sides[B].poll_transmit() {
+            asked.push(transmit.carrier);
+            if there.contains(&transmit.carrier) {
+                world.deliver(A, world.addresses[B], transmit.bytes);
+            }
+        }
+        while let Some(transmit) = world.sides[A].poll_transmit() {
+            world.deliver(B, from, transmit.bytes);
+        }
+        world.collect(B);
+    }
+    asked
+}
+
 #[test]
-fn a_link_follows_its_peer_to_a_new_address_when_the_newest_packet_comes_from_there() {
+fn a_link_follows_its_peer_to_an_address_where_it_answers_once_it_is_silent_at_the_old_one() {
     let (mut world, a, b) = World::linked();
     let (home, road) = (world.addresses[A], udp("198.51.100.77:31337"));
     let mut packets = Vec::new();
@@ -140,17 +163,57 @@ fn a_link_follows_its_peer_to_a_new_address_when_the_newest_packet_comes_from_th
     }
     world.deliver(B, home, packets.remove(1));
     world.deliver(B, road, packets.remove(0));
-    assert!(world.heard[B].events.is_empty(), "an old packet, delayed or replayed from elsewhere, moves nothing");
+    assert!(
+        world.sides[B].poll_transmit().is_none(),
+        "an old packet, delayed or replayed from elsewhere, raises no doubt"
+    );
     let mut forged = packets[0].clone();
     forged[20] ^= 1;
     world.deliver(B, road, forged);
-    assert!(world.heard[B].events.is_empty());
+    assert!(world.sides[B].poll_transmit().is_none());
     world.deliver(B, road, packets.remove(0));
+    assert!(world.heard[B].events.is_empty(), "nor is a new one proof enough");
+    assert_eq!(world.sides[B].info(b).unwrap().carrier, home);
+    let asked = converse(&mut world, &[road], road);
+    assert_eq!(asked[..2], [home, road], "both are asked");
+    assert!(asked.iter().filter(|carrier| **carrier == home).count() <= 3);
     assert_eq!(world.heard[B].events, [Event::CarrierChanged { session: b, carrier: road }]);
     world.sides[B].send_datagram(b, b"answer", world.now).unwrap();
     assert_eq!(world.sides[B].poll_transmit().unwrap().carrier, road);
     assert_eq!(world.sides[B].info(b).unwrap().carrier, road);
-    assert_eq!(world.sides[B].stats().roams, 1);
+    assert_eq!((world.sides[B].stats().roams, world.sides[B].stats().roams_refuted), (1, 0));
+}
+
+#[test]
+fn who_copies_packets_and_is_faster_does_not_become_the_way_even_if_it_passes_everything_on() {
+    for passes_on in [false, true] {
+        let (mut world, a, b) = World::linked();
+        let (home, spy) = (world.addresses[A], udp("198.51.100.66:666"));
+        let there = if passes_on { vec![home, spy] } else { vec![home] };
+        for _ in 0..5 {
+            let mut packet = Vec::new();
+            world.sides[A].seal_forward(a, &hop(), b"x", &mut packet).unwrap();
+            world.deliver(B, spy, packet);
+            converse(&mut world, &there, spy);
+        }
+        assert_eq!(world.sides[B].info(b).unwrap().carrier, home);
+        assert!(world.heard[B].events.is_empty());
+        assert_eq!(world.sides[B].stats().roams, 0);
+        assert!((1..=5).contains(&world.sides[B].stats().roams_refuted));
+    }
+}
+
+#[test]
+fn nobody_who_only_copies_is_believed_although_the_peer_is_silent() {
+    let (mut world, a, b) = World::linked();
+    let (home, spy) = (world.addresses[A], udp("198.51.100.66:666"));
+    let mut packet = Vec::new();
+    world.sides[A].seal_forward(a, &hop(), b"the last one", &mut packet).unwrap();
+    world.deliver(B, spy, packet);
+    let asked = converse(&mut world, &[], spy);
+    assert_eq!(asked.len(), 6, "three times each: {asked:?}");
+    assert_eq!(world.sides[B].info(b).unwrap().carrier, home);
+    assert_eq!((world.sides[B].stats().roams, world.sides[B].stats().roams_refuted), (0, 1));
 }
 
 /// A packet of `a` with content that only a broken peer would seal.

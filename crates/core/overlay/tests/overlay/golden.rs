@@ -71,6 +71,8 @@ pub fn frames() -> Vec<(&'static str, &'static str, Frame<'static>)> {
         frame!("frame_stream", Frame::Stream { offset: 0x0102_0304_0506_0708, bytes: b"reliable" }),
         frame!("frame_datagram", Frame::Datagram(b"unreliable")),
         frame!("frame_close", Frame::Close { code: 0x1001, reason: "maintenance" }),
+        frame!("frame_challenge", Frame::Challenge(0x0102_0304_0506_0708)),
+        frame!("frame_response", Frame::Response(0x0102_0304_0506_0708)),
     ]
 }
 

@@ -9,7 +9,7 @@ use x0t_model::Instant;
 use x0t_overlay::tls::RustlsProvider;
 use x0t_overlay::{Carrier, EndpointConfig, Event, PATH_MTU_BASE, SessionId};
 
-use crate::authority::Authority;
+use crate::authority::{Authority, WALL};
 use crate::world::{A, B, Fate, World, udp};
 
 /// A link whose underlay swallows datagrams that are longer than the cell says.
@@ -86,11 +86,25 @@ fn a_refusal_by_the_operating_system_and_a_new_address_begin_anew() {
 
     let (mut world, a, b, _) = link(1472);
     world.run_for(Duration::from_secs(1));
-    let (now, mut packet) = (world.now, Vec::new());
+    let mut packet = Vec::new();
     world.sides[B].seal_datagram_packet(b, b"from elsewhere", &mut packet).unwrap();
     let elsewhere: Carrier = udp("192.0.2.77:4600");
     world.deliver(A, elsewhere, packet);
-    assert_eq!((world.sides[A].path_mtu(a), now), (Some(PATH_MTU_BASE), world.now));
+    assert_eq!(world.sides[A].path_mtu(a), Some(1472), "nobody has moved yet");
+    world.heard[A].events.clear();
+    while world.sides[A].info(a).unwrap().carrier != elsewhere {
+        world.now += Duration::from_millis(10);
+        world.sides[A].handle_timeout(world.now, WALL);
+        while let Some(transmit) = world.sides[A].poll_transmit() {
+            if transmit.carrier == elsewhere {
+                world.deliver(B, world.addresses[A], transmit.bytes);
+            }
+        }
+        while let Some(transmit) = world.sides[B].poll_transmit() {
+            world.deliver(A, elsewhere, transmit.bytes);
+        }
+    }
+    assert_eq!(world.heard[A].events.iter().find_map(path_mtu), Some(PATH_MTU_BASE));
 }
 
 #[test]

@@ -316,7 +316,12 @@ impl Drive for Node {
             self.due = self.next_timeout();
         }
         match input {
-            Input::Datagrams { from, interface, train } => self.on_datagrams(from, interface, train),
+            Input::Datagrams { from, interface, train } => {
+                // Whoever floods a node with what it refuses does not make it think.
+                if !self.on_datagrams(from, interface, train) {
+                    return;
+                }
+            }
             Input::LocalPacket { bytes, offload } => self.on_local_packet(bytes, offload),
             Input::HostInterface(offload) => self.host_offload = offload,
             Input::Interface { index, up } => self.on_interface(index, up),

@@ -513,6 +513,11 @@ impl Endpoint {
         self.get(session).map(|session| session.peer_index)
     }
 
+    /// Whether [`Self::poll_event`] or [`Self::poll_transmit`] may have something.
+    pub fn has_work(&self) -> bool {
+        !(self.events.is_empty() && self.outbox.is_empty() && self.ready.is_empty())
+    }
+
     /// Handshakes that others began and have not finished.
     pub fn half_open(&self) -> usize {
         self.half_open.total()

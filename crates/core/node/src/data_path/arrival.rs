@@ -32,12 +32,14 @@ type Asked = (NodeId, u32, u8, LinkId);
 #[derive(Default)]
 pub(super) struct Lookups {
     heard: Option<SessionId>,
+    /// Whether any of them was more than refused.
+    heeded: bool,
     pub(super) way: Option<(Asked, Option<LinkId>)>,
 }
 
 impl Node {
-    /// A train came from the underlay.
-    pub(crate) fn on_datagrams(&mut self, from: Underlay, interface: u32, mut train: Train) {
+    /// A train came from the underlay. False if every datagram was refused as it stood, so that nothing follows from it.
+    pub(crate) fn on_datagrams(&mut self, from: Underlay, interface: u32, mut train: Train) -> bool {
         self.stats.datagrams_received += train.count() as u64;
         let mut fates = std::mem::take(&mut self.fates);
         let mut lookups = Lookups::default();
@@ -49,6 +51,7 @@ impl Node {
         self.act_on(&fates, train);
         fates.clear();
         self.fates = fates;
+        lookups.heeded || self.endpoint.has_work()
     }
 
     /// Opens a datagram that begins `start` bytes into its train, and deals with it unless it is to be relayed or delivered.
@@ -62,6 +65,7 @@ impl Node {
     ) -> Option<Fate> {
         let end = start + datagram.len();
         if datagram.first() == Some(&outer::JOIN) {
+            lookups.heeded = true;
             self.on_join_packet(from, datagram);
             return None;
         }
@@ -69,10 +73,11 @@ impl Node {
         let stray = outer::protected_index(datagram).filter(|index| !self.endpoint.holds(*index));
         let Some(opened) = self.endpoint.handle_datagram(from.into(), datagram, self.now, self.wall) else {
             if let Some(index) = stray {
-                self.on_stray(from, index);
+                lookups.heeded |= self.on_stray(from, index);
             }
             return None;
         };
+        lookups.heeded = true;
         match opened {
             Opened::Forward { session, hop, payload } => {
                 let Some(link) = self.links.of_session(session) else {
@@ -144,17 +149,17 @@ impl Node {
     }
 
     /// Somebody at a neighbour's address seals for a session that is not held here, or relays for somebody who does: the neighbour is told.
-    fn on_stray(&mut self, from: Underlay, index: u32) {
+    /// Whether there is one.
+    fn on_stray(&mut self, from: Underlay, index: u32) -> bool {
         self.stats.end_packets_stray += 1;
         if !self.stray_answers.take(self.now) {
-            return;
+            return false;
         }
         let neighbor = self.links.iter().find(|(_, link)| link.proven.address == from);
-        if let Some((id, peer)) = neighbor.map(|(id, link)| (id, link.proven.peer)) {
-            let kind = PayloadKind::NoSession;
-            let hop = HopHeader { src: self.me, dst: peer, ttl: TIME_TO_LIVE, kind, flags: 0, flow: 0 };
-            self.carry_over(id, hop, &index.to_be_bytes());
-        }
+        let Some((id, peer)) = neighbor.map(|(id, link)| (id, link.proven.peer)) else { return false };
+        let kind = PayloadKind::NoSession;
+        let hop = HopHeader { src: self.me, dst: peer, ttl: TIME_TO_LIVE, kind, flags: 0, flow: 0 };
+        self.carry_over(id, hop, &index.to_be_bytes())
     }
 
     /// A far end holds no session that this node seals for; or, if it names the session's index, none that a bare packet from here was

@@ -1,8 +1,10 @@
 //! The endpoint, asked by real clients over a real socket.
 
 mod attestation;
-mod authority;
+pub mod authority;
+mod client;
 mod endpoint;
+mod fake_server;
 mod limits;
 mod secrets;
 mod workload_api;

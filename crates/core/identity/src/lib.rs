@@ -42,6 +42,7 @@ mod leaf_rules;
 pub mod message;
 mod pem;
 mod public_key;
+pub mod region_failover;
 pub mod revocation;
 mod rotation;
 mod seal;

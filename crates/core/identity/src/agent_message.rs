@@ -12,6 +12,7 @@ use x0t_model::{TrustDomain, UnixTime};
 
 use crate::authority::{EntryDelta, Known};
 use crate::entry::EntryId;
+use crate::jwt::AUDIENCES_MAX;
 use crate::message::Refused;
 
 /// Bytes of a body.
@@ -20,8 +21,6 @@ pub const AGENT_BODY_MAX: usize = 60 * 1024;
 pub const SYNC_ENTRIES_MAX: usize = 64;
 /// Signing requests in one request. The answer to each is a chain of at most two certificates of about 700 bytes.
 pub const ISSUE_BATCH_MAX: usize = 32;
-/// Audiences of one token.
-pub const AUDIENCES_MAX: usize = 32;
 
 /// Bytes that are base64 in JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,9 @@ pub enum KeyError {
     /// Not PKCS#8, or not P-256, P-384 or Ed25519.
     #[error("the private key is not a PKCS#8 key on P-256, P-384 or Ed25519")]
     Unusable,
+    /// Not on P-256, as keys for JWT-SVIDs have to be.
+    #[error("the private key is not on P-256")]
+    NotP256,
     /// The cryptographic library could not sign.
     #[error("the signature could not be made")]
     Signing,
@@ -30,6 +33,9 @@ pub enum KeyError {
 pub trait KeySource: Send {
     /// A new private key.
     fn generate(&mut self) -> Result<PrivateKey, KeyError>;
+
+    /// A new private key on P-256: JWT-SVIDs must not be signed with Ed25519 (JWT-SVID, section 2.1).
+    fn generate_p256(&mut self) -> Result<PrivateKey, KeyError>;
 }
 
 /// P-256 keys from aws-lc-rs, which draws them from the operating system.
@@ -41,6 +47,10 @@ impl KeySource for AwsLcKeys {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Generation)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
         PrivateKey::from_pkcs8(pkcs8.as_ref())
+    }
+
+    fn generate_p256(&mut self) -> Result<PrivateKey, KeyError> {
+        self.generate()
     }
 }
 
@@ -60,6 +70,18 @@ impl KeySource for SeededKeys {
         let seed = Zeroizing::new(self.0.bytes::<32>());
         let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| KeyError::Generation)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
+        PrivateKey::from_pkcs8(pkcs8.as_ref())
+    }
+
+    fn generate_p256(&mut self) -> Result<PrivateKey, KeyError> {
+        // An ECPrivateKey (RFC 5915, 3) of 32 bytes on prime256v1, without the public half, which follows from it. One number
+        // in four thousand million is no private key.
+        const HEAD: [u8; 7] = [0x30, 0x31, 2, 1, 1, 4, 32];
+        const TAIL: [u8; 12] = [0xa0, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+        let seed = Zeroizing::new(self.0.bytes::<32>());
+        let der = Zeroizing::new([&HEAD[..], &*seed, &TAIL].concat());
+        let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, &der);
+        let pkcs8 = pair.map_err(|_| KeyError::Generation)?.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
         PrivateKey::from_pkcs8(pkcs8.as_ref())
     }
 }
@@ -143,6 +165,16 @@ mod tests {
         assert_eq!(first.pkcs8(), two.generate().unwrap().pkcs8());
         assert_ne!(first.pkcs8(), second.pkcs8());
         assert_eq!(first.sign(b"message").unwrap(), first.sign(b"message").unwrap());
+    }
+
+    #[test]
+    fn seeded_keys_on_p256_follow_from_their_seed_too() {
+        let (mut one, mut two) = (SeededKeys::new(Entropy::new([7; 32])), SeededKeys::new(Entropy::new([7; 32])));
+        let key = one.generate_p256().unwrap();
+        assert_eq!(key.pkcs8(), two.generate_p256().unwrap().pkcs8());
+        assert_ne!(key.public_key_info(), one.generate_p256().unwrap().public_key_info());
+        let length = |key: PrivateKey| key.public_key_info().len();
+        assert_eq!(length(key), length(AwsLcKeys.generate_p256().unwrap()), "a point on P-256, both times");
     }
 
     #[test]

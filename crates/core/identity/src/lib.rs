@@ -54,8 +54,8 @@ mod upstream;
 mod verify;
 
 pub use agent_message::{
-    AGENT_BODY_MAX, AUDIENCES_MAX, AgentAnswer, AgentMessageError, AgentRequest, Base64, ISSUE_BATCH_MAX, SvidOutcome,
-    SvidRequest, SyncAnswer, SyncRequest,
+    AGENT_BODY_MAX, AgentAnswer, AgentMessageError, AgentRequest, Base64, ISSUE_BATCH_MAX, SvidOutcome, SvidRequest,
+    SyncAnswer, SyncRequest,
 };
 pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
 pub use authority::{
@@ -73,7 +73,12 @@ pub use entry::{
     DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,
 };
 pub use issuance::IssueError;
-pub use jwt::{JWT_PUBLIC_KEY_LEN_MAX, JwtAlgorithm, JwtKeyError, JwtPublicKey, KEY_ID_LEN_MAX, KeyId, KeyIdError};
+pub use jwt::{
+    AUDIENCE_LEN_MAX, AUDIENCES_MAX, Audience, AudienceError, AudienceSet, JWT_PUBLIC_KEY_LEN_MAX,
+    JWT_SVID_TTL_DEFAULT, JWT_SVID_TTL_MAX, JwtAlgorithm, JwtError, JwtKeyError, JwtPublicKey, JwtRequest,
+    JwtSigningKey, JwtSvid, JwtValidationCache, JwtValidator, KEY_ID_LEN_MAX, KEY_TRIES_MAX, KeyId, KeyIdError,
+    LEEWAY_MAX, LeewayTooLong, MintError, TOKEN_LEN_MAX, VerifiedJwt,
+};
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
 pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};

@@ -202,6 +202,10 @@ impl KeySource for NoKeys {
     fn generate(&mut self) -> Result<PrivateKey, KeyError> {
         Err(KeyError::Generation)
     }
+
+    fn generate_p256(&mut self) -> Result<PrivateKey, KeyError> {
+        Err(KeyError::Generation)
+    }
 }
 
 fn kind(event: &RotationEvent) -> &'static str {

@@ -25,6 +25,7 @@
 //! aws-lc-rs: [`AwsLcKeys`] generates keys, and an ECDSA signature draws a nonce. With [`SeededKeys`] (Ed25519, whose
 //! signatures are deterministic) the whole issuance is repeated byte for byte by repeating the seed.
 
+mod agent;
 mod agent_message;
 mod anchor;
 mod authority;
@@ -53,6 +54,7 @@ mod token;
 mod upstream;
 mod verify;
 
+pub use agent::{AGENT_ENTRIES_MAX, Agent, AgentEvent, AgentStats, HeldSvid};
 pub use agent_message::{
     AGENT_BODY_MAX, AgentAnswer, AgentMessageError, AgentRequest, Base64, ISSUE_BATCH_MAX, SvidOutcome, SvidRequest,
     SyncAnswer, SyncRequest,

@@ -438,7 +438,7 @@ impl Rotation {
 
 /// Half of its life, give or take a tenth of that half. The jitter is a hash of the leaf: fixed at issuance, different for
 /// each certificate, and a restart keeps it.
-fn renew_at(svid: &Svid) -> UnixTime {
+pub(crate) fn renew_at(svid: &Svid) -> UnixTime {
     let life = svid.not_after().since(svid.not_before()).as_secs();
     let hash = digest(&SHA256, svid.chain().first().map_or(&[], |leaf| leaf.as_ref()));
     let dice = u64::from(hash.as_ref()[0]) << 8 | u64::from(hash.as_ref()[1]);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Bytes of an audience: a SPIFFE ID fits.
 pub const AUDIENCE_LEN_MAX: usize = 2048;
 /// Audiences of one token. One is recommended (JWT-SVID, section 7.2).
-pub const AUDIENCES_MAX: usize = 64;
+pub const AUDIENCES_MAX: usize = 32;
 
 /// Why something is no audience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

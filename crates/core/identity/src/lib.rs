@@ -38,6 +38,7 @@ mod csr;
 mod entry;
 mod issuance;
 mod jwt;
+mod jwt_cache;
 mod keys;
 mod leaf_rules;
 pub mod message;
@@ -80,6 +81,10 @@ pub use jwt::{
     JWT_SVID_TTL_DEFAULT, JWT_SVID_TTL_MAX, JwtAlgorithm, JwtError, JwtKeyError, JwtPublicKey, JwtRequest,
     JwtSigningKey, JwtSvid, JwtValidationCache, JwtValidator, KEY_ID_LEN_MAX, KEY_TRIES_MAX, KeyId, KeyIdError,
     LEEWAY_MAX, LeewayTooLong, MintError, TOKEN_LEN_MAX, VerifiedJwt,
+};
+pub use jwt_cache::{
+    Answer, Fetch, FetchFailure, FetchId, JwtCache, JwtCacheConfig, JwtCacheError, JwtCacheKey, JwtCacheStats, Lookup,
+    WaiterId,
 };
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;

@@ -69,7 +69,6 @@ impl Line {
         let trust = Trust::of(length)?;
         let prefix = OverlayPrefix::of(trust.authority.trust_domain());
         let (bundle, first) = (trust.authority.bundle().clone(), trust.authority.node().clone());
-        let mut authority = Some(trust.authority);
         let mut nodes = Vec::with_capacity(length);
         for (number, svid) in trust.svids.into_iter().enumerate() {
             let config = NodeConfig {
@@ -85,7 +84,7 @@ impl Line {
                 config,
                 svid,
                 bundle: bundle.clone(),
-                authority: authority.take(),
+                is_authority: number == 0,
                 authorities: vec![first.clone()],
                 epoch: 1,
                 incarnation: number as u64 + 1,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use x0t_identity::{AuthorityRequest, Ticket};
 use x0t_model::{Instant, OverlayPrefix, UnixTime};
 use x0t_netstack::forwarding::{Forwarding, ForwardingThread, Home};
 use x0t_netstack::spec::{Exposure, Forward};
@@ -18,6 +19,7 @@ use x0t_node::Drive;
 use crate::clock::{self, Clock};
 use crate::discovery::DiscoverySockets;
 use crate::event_loop::{Ending, EventLoop, Io};
+use crate::handle::NodeHandle;
 use crate::http::{self, Asset, Listeners, Site};
 use crate::link_events::LinkEvents;
 use crate::state_dir::{MeshFile, StateDir};
@@ -35,6 +37,8 @@ pub struct DaemonConfig {
     pub assets: &'static [Asset],
     /// Version of the program.
     pub version: &'static str,
+    /// Starts what stands beside the node: the authority, and the identities of this host's workloads.
+    pub companion: Option<Companion>,
     /// Called once everything listens.
     pub on_started: Box<dyn FnOnce(&Started) + Send>,
 }
@@ -43,8 +47,24 @@ impl DaemonConfig {
     /// With the settings of the state directory and no page.
     pub fn new(state: StateDir, version: &'static str) -> Self {
         let settings = state.mesh().clone();
-        Self { state, settings, assets: &[], version, on_started: Box::new(|_| {}) }
+        Self { state, settings, assets: &[], version, companion: None, on_started: Box::new(|_| {}) }
     }
+}
+
+/// What stands beside a node is started with this, once there is a node, and gives the routes that it adds to the admin socket.
+pub type Companion = Box<dyn FnOnce(Beside) -> anyhow::Result<axum::Router> + Send>;
+
+/// Questions to the authority that wait for it. More are answered with no.
+const AUTHORITY_WAITING_MAX: usize = 1024;
+
+/// What stands beside a node is given this.
+pub struct Beside {
+    /// To talk to the node.
+    pub node: NodeHandle,
+    /// What the node asks the authority of this host; answered through [`NodeHandle::authority_answered`].
+    pub questions: mpsc::Receiver<(Ticket, AuthorityRequest)>,
+    /// True once the node has stopped.
+    pub stop: watch::Receiver<bool>,
 }
 
 /// Where a daemon is found.
@@ -70,7 +90,7 @@ pub async fn run<N: Drive + Send + 'static>(
     config: DaemonConfig,
     make_node: impl FnOnce(&mut StateDir, &[SocketAddr], Instant, UnixTime) -> anyhow::Result<N>,
 ) -> anyhow::Result<Ending> {
-    let DaemonConfig { mut state, settings, assets, version, on_started } = config;
+    let DaemonConfig { mut state, settings, assets, version, companion, on_started } = config;
     let clock = Clock;
     let mut udp = UdpSockets::bind(&settings.listen)?;
     if !settings.offload {
@@ -102,11 +122,16 @@ pub async fn run<N: Drive + Send + 'static>(
     let (forwarding, _forwarding_thread, netstack) = start_forwarding(home, tun.is_some())?;
     apply(&forwarding, &settings.forwards, &settings.exposed, settings.socks)?;
 
-    let io = Io { udp, tls, discovery, tun, netstack, links, store: state, stop };
+    let (authority, questions) = mpsc::channel(AUTHORITY_WAITING_MAX);
+    let authority = companion.is_some().then_some(authority);
+    let io = Io { udp, tls, discovery, tun, netstack, links, authority, store: state, stop };
     let (event_loop, handle) = EventLoop::new(node, clock, io).context("cannot watch the sockets")?;
-    let site = Site::new(handle, assets, version).with_forwarding(forwarding);
     let (stop_http, stopped) = watch::channel(false);
-    let (reading, admin_only) = (http::reading_routes(site.clone()), http::admin_routes(site));
+    let beside = Beside { node: handle.clone(), questions, stop: stopped.clone() };
+    let more = companion.map(|companion| companion(beside)).transpose()?.unwrap_or_default();
+    let site = Site::new(handle, assets, version).with_forwarding(forwarding);
+    let (reading, admin_only) =
+        (http::reading_routes(site.clone()), http::admin_routes(site).merge(http::guarded(more)));
     let http = tokio::spawn(http::serve(listeners, reading, admin_only, stopped));
     let started = Started { listen, http: http_address, admin: admin.clone(), interface };
     tracing::info!(listen = ?started.listen, http = ?started.http, interface = started.interface, "the node runs");

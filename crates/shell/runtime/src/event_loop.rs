@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use x0t_identity::{AuthorityRequest, Ticket};
 use x0t_model::{Instant, Underlay};
 use x0t_netstack::HostPort;
 use x0t_node::{Command, Delivery, Drive, HostOffload, Input, Output, Record, Reply, Train};
@@ -95,6 +96,8 @@ pub struct Io<S> {
     pub netstack: Option<HostPort>,
     /// News about interfaces, if the kernel gives any.
     pub links: Option<LinkEvents>,
+    /// Where questions to the authority of this host go, if it has one.
+    pub authority: Option<mpsc::Sender<(Ticket, AuthorityRequest)>>,
     /// Where records become durable.
     pub store: S,
     /// Each message asks for a shutdown; the second one does not wait for the node.
@@ -125,6 +128,9 @@ pub struct EventLoop<N, S> {
     news: News,
     unanswered: BTreeMap<u64, oneshot::Sender<Reply>>,
     next_command: u64,
+    /// Questions of this host's agent that are on their way.
+    asks: BTreeMap<u64, oneshot::Sender<Result<Vec<u8>, String>>>,
+    next_ask: u64,
     reported_unreachable: BTreeMap<Underlay, Instant>,
     stall: Option<Stall>,
     /// Set once a shutdown has been asked for.
@@ -167,6 +173,9 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             news,
             unanswered: BTreeMap::new(),
             next_command: 1,
+            asks: BTreeMap::new(),
+            // An answer that was meant for an earlier run of this node must not fit.
+            next_ask: clock.wall().as_secs() << 24,
             reported_unreachable: BTreeMap::new(),
             stall: None,
             stop_by: None,
@@ -336,6 +345,12 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
                     self.node.reclaim_delivery(delivery);
                 }
                 Output::Persist(record) => self.persist(record),
+                Output::AuthorityRequest { ticket, request } => self.pass_to_authority(ticket, request),
+                Output::AuthorityReply { id, outcome } => {
+                    if let Some(asker) = self.asks.remove(&id) {
+                        let _ = asker.send(outcome);
+                    }
+                }
                 Output::Reply { id, reply } => {
                     if let Some(asker) = self.unanswered.remove(&id) {
                         // Who asked may have gone; the answer is then nobody's.
@@ -524,7 +539,35 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
                 self.unanswered.insert(id, asker);
                 self.handle(Input::Command { id, command });
             }
+            // What the authority says is taken also by a node that is held: it has promised to listen, and cannot be told twice.
+            Request::AuthorityAnswer(ticket, answer) => self.handle(Input::AuthorityAnswer { ticket, answer }),
+            Request::Joined(node) => self.handle(Input::Joined(node)),
+            Request::Bundle(bundle) => self.handle(Input::Bundle(bundle)),
+            Request::AskAuthority(body, asker) => {
+                if self.asks.len() >= UNANSWERED_MAX {
+                    let _ = asker.send(Err(format!("{UNANSWERED_MAX} questions are on their way already")));
+                    return;
+                }
+                let id = self.next_ask;
+                self.next_ask += 1;
+                self.asks.insert(id, asker);
+                self.handle(Input::AskAuthority { id, body: &body });
+            }
         }
+    }
+
+    /// To the authority, which answers when it can; if it has too much to do, it has answered no.
+    fn pass_to_authority(&mut self, ticket: Ticket, request: AuthorityRequest) {
+        use mpsc::error::TrySendError::{Closed, Full};
+        let refused = match &self.io.authority {
+            Some(authority) => match authority.try_send((ticket, request)) {
+                Ok(()) => return,
+                Err(Full((_, request))) => request.refuse("busy", "the authority has too much to do: try again"),
+                Err(Closed((_, request))) => request.refuse("stopped", "the authority of this host has stopped"),
+            },
+            None => request.refuse("no_authority", "there is no authority on this host"),
+        };
+        self.tell(Input::AuthorityAnswer { ticket, answer: refused });
     }
 
     fn refusal(&mut self, command: &Command) -> Option<String> {

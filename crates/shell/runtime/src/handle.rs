@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use x0t_model::{Instant, UnixTime};
+use x0t_identity::{AuthorityAnswer, Bundle, Ticket};
+use x0t_model::{Instant, SpiffeId, UnixTime};
 use x0t_node::{Command, Reply, View};
 
 use crate::event_loop::LoopStats;
@@ -22,6 +23,14 @@ pub(crate) enum Request {
     Snapshot(oneshot::Sender<Snapshot>),
     /// Do something.
     Command(Command, oneshot::Sender<Reply>),
+    /// The authority beside the node has answered.
+    AuthorityAnswer(Ticket, AuthorityAnswer),
+    /// The authority beside the node has admitted somebody.
+    Joined(SpiffeId),
+    /// The agent asks the authority.
+    AskAuthority(Vec<u8>, oneshot::Sender<Result<Vec<u8>, String>>),
+    /// The trust domain's bundle has changed.
+    Bundle(Bundle),
 }
 
 /// A node's state at one moment, with what the event loop has counted.
@@ -84,6 +93,41 @@ impl NodeHandle {
         let (sender, receiver) = oneshot::channel();
         self.requests.send(Request::Command(command, sender)).await.map_err(|_| NoAnswer::Stopped)?;
         receiver.await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Hands the node what the authority beside it says.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn authority_answered(&self, ticket: Ticket, answer: AuthorityAnswer) -> Result<(), NoAnswer> {
+        self.requests.send(Request::AuthorityAnswer(ticket, answer)).await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Tells the node whom the authority beside it has admitted.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn joined(&self, node: SpiffeId) -> Result<(), NoAnswer> {
+        self.requests.send(Request::Joined(node)).await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Asks the authority, wherever it is, for this host's agent: an encoded [`x0t_identity::AgentRequest`], and the answer to it.
+    ///
+    /// # Errors
+    /// With the reason why there is none.
+    pub async fn ask_authority(&self, body: Vec<u8>) -> Result<Vec<u8>, String> {
+        let (sender, receiver) = oneshot::channel();
+        let stopped = || NoAnswer::Stopped.to_string();
+        self.requests.send(Request::AskAuthority(body, sender)).await.map_err(|_| stopped())?;
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    /// Gives the node a newer bundle of its trust domain.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn offer_bundle(&self, bundle: Bundle) -> Result<(), NoAnswer> {
+        self.requests.send(Request::Bundle(bundle)).await.map_err(|_| NoAnswer::Stopped)
     }
 
     /// Reads the news from the next event on.

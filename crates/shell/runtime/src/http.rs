@@ -10,4 +10,4 @@ mod listener;
 mod routes;
 
 pub use listener::{HttpError, Listeners, bind_admin, bind_tcp, serve};
-pub use routes::{Asset, Site, admin_routes, reading_routes};
+pub use routes::{Asset, Site, admin_routes, guarded, reading_routes};

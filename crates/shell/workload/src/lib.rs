@@ -5,8 +5,14 @@
 //! is kept up to date; it decides by [`attest`], which asks the kernel what the process is, and never by what the process says.
 //! [`sds`] serves the same to Envoy. [`client`] is the other side: it asks a SPIRE agent, or another node's server;
 //! [`files`] writes what it got for programs that know only files.
+//!
+//! [`agent_service`] keeps the identities of this node's workloads fresh, and on the host of an authority [`authority_service`]
+//! answers agents, joiners and the operator, with its state in an [`authority_store`].
 
+pub mod agent_service;
 pub mod attest;
+pub mod authority_service;
+pub mod authority_store;
 pub mod client;
 pub mod files;
 pub mod identities;

@@ -56,6 +56,19 @@ pub enum AuthorityRequest {
     Operator(OperatorRequest),
 }
 
+impl AuthorityRequest {
+    /// An answer that says no, in the form that this request expects.
+    pub fn refuse(&self, code: &str, text: &str) -> AuthorityAnswer {
+        let refused = Refused { code: code.to_owned(), text: text.to_owned() };
+        match self {
+            Self::Join(_) => AuthorityAnswer::Message(Message::JoinRefused(refused)),
+            Self::Renew { .. } => AuthorityAnswer::Message(Message::RenewRefused(refused)),
+            Self::Agent { .. } => encoded(&AgentAnswer::Refused(refused)),
+            Self::Operator(_) => AuthorityAnswer::Operator(OperatorAnswer::Refused(refused)),
+        }
+    }
+}
+
 /// What an operator asks of the authority on its own host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "operator", rename_all = "snake_case")]

@@ -105,6 +105,11 @@ pub fn admin_routes(site: Site) -> Router {
         .layer(middleware::from_fn(guard))
 }
 
+/// Routes of somebody else, with the same guard as ours.
+pub fn guarded(routes: Router) -> Router {
+    routes.layer(middleware::from_fn(guard))
+}
+
 fn unguarded_routes() -> Router<Site> {
     Router::new()
         .route("/", get(page))

@@ -63,6 +63,9 @@ impl Drive for Scripted {
             Input::SendFailed { to, .. } => Told::SendFailed { to: to.address() },
             Input::DatagramTooBig { to, len } => Told::DatagramTooBig { to, len },
             Input::Beacon { .. } => panic!("no discovery in this test"),
+            Input::AuthorityAnswer { .. } | Input::Joined(_) | Input::AskAuthority { .. } | Input::Bundle(_) => {
+                panic!("no authority in this test")
+            }
             Input::Command { id, command } => Told::Command { id, command },
             Input::Timeout => {
                 self.timeout.lock().unwrap().take();
@@ -134,6 +137,7 @@ pub fn start_at(node: Scripted, disk: Disk, address: &str) -> Running {
         tun: None,
         netstack: None,
         links: None,
+        authority: None,
         store: disk,
         stop: stop_receiver,
     };

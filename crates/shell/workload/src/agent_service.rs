@@ -1,0 +1,158 @@
+//! A node's agent at work: drives the pure [`Agent`], and publishes what processes may be given.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use x0t_identity::{Agent, AgentEvent, AgentStats, AwsLcKeys, Bundle};
+use x0t_model::{Instant, UnixTime};
+
+use crate::identities::{Crls, Held, Identities};
+use crate::source::IdentitySource;
+
+/// What an agent needs of the host it runs on.
+pub trait AgentPorts: Send + Sync + 'static {
+    /// Monotonic and wall-clock time.
+    fn now(&self) -> (Instant, UnixTime);
+
+    /// Asks the authority, wherever it is. The outcome is the answer's body, or the reason why there is none.
+    fn ask(&self, body: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+
+    /// The node should trust this bundle of its own trust domain from now on.
+    fn offer_bundle(&self, bundle: Bundle) -> BoxFuture<'static, ()>;
+}
+
+/// What a running agent has to show.
+#[derive(Clone, Debug)]
+pub struct AgentHandle {
+    identities: watch::Receiver<Arc<Identities>>,
+    state: Arc<Mutex<AgentState>>,
+}
+
+/// How an agent fares.
+#[derive(Clone, Debug, Default)]
+pub struct AgentState {
+    /// What it has done.
+    pub stats: AgentStats,
+    /// Why the authority is not reached, if it is not.
+    pub degraded: Option<String>,
+}
+
+impl AgentHandle {
+    /// The snapshot in force, and every later one.
+    pub fn identities(&self) -> watch::Receiver<Arc<Identities>> {
+        self.identities.clone()
+    }
+
+    /// How it fares.
+    pub fn state(&self) -> AgentState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The agent's identities as the Workload API's source.
+pub struct AgentSource {
+    handle: AgentHandle,
+    ports: Arc<dyn AgentPorts>,
+}
+
+impl AgentSource {
+    /// The identities that `handle` publishes.
+    pub const fn new(handle: AgentHandle, ports: Arc<dyn AgentPorts>) -> Self {
+        Self { handle, ports }
+    }
+}
+
+impl IdentitySource for AgentSource {
+    fn identities(&self) -> watch::Receiver<Arc<Identities>> {
+        self.handle.identities()
+    }
+
+    fn now(&self) -> UnixTime {
+        self.ports.now().1
+    }
+}
+
+/// Starts an agent on the runtime of the caller. It ends with `stop`.
+pub fn start(agent: Agent, ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> AgentHandle {
+    let (publish, identities) = watch::channel(Arc::new(Identities::unknown()));
+    let state = Arc::new(Mutex::new(AgentState::default()));
+    let driver = Driver { agent, ports, publish, state: state.clone(), published: 0 };
+    tokio::spawn(driver.run(stop));
+    AgentHandle { identities, state }
+}
+
+struct Driver {
+    agent: Agent,
+    ports: Arc<dyn AgentPorts>,
+    publish: watch::Sender<Arc<Identities>>,
+    state: Arc<Mutex<AgentState>>,
+    /// Generation of the last snapshot.
+    published: u64,
+}
+
+impl Driver {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut answers = FuturesUnordered::new();
+        loop {
+            let (now, wall) = self.ports.now();
+            self.agent.handle_timeout(now, wall, &mut AwsLcKeys);
+            while let Some((number, request)) = self.agent.poll_request() {
+                match request.encode() {
+                    Ok(body) => answers.push(self.ports.ask(body).map(move |outcome| (number, outcome)).boxed()),
+                    Err(error) => {
+                        let reason = error.to_string();
+                        self.agent.handle_answer(number, Err(&reason), now, wall);
+                    }
+                }
+            }
+            self.tell().await;
+            let (now, wall) = self.ports.now();
+            let wait = self.agent.poll_timeout(now, wall).since(now).min(std::time::Duration::from_secs(30));
+            tokio::select! {
+                Some((number, outcome)) = answers.next(), if !answers.is_empty() => {
+                    let (now, wall) = self.ports.now();
+                    let outcome: Result<Vec<u8>, String> = outcome;
+                    self.agent.handle_answer(number, outcome.as_deref().map_err(String::as_str), now, wall);
+                }
+                () = tokio::time::sleep(wait) => {}
+                // Nobody tells it to stop any more once whoever could is gone.
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Passes on the news and, if anything has changed, a new snapshot.
+    async fn tell(&mut self) {
+        while let Some(event) = self.agent.poll_event() {
+            match event {
+                AgentEvent::OwnBundle(bundle) => self.ports.offer_bundle(bundle).await,
+                AgentEvent::Issued(spiffe_id) => tracing::debug!(%spiffe_id, "a workload's SVID was issued"),
+                AgentEvent::Expired(spiffe_id) => tracing::error!(%spiffe_id, "a workload's SVID has run out"),
+                AgentEvent::Degraded(reason) => {
+                    tracing::warn!(reason, "the authority does not answer this host's agent; what is valid is kept");
+                    self.note(|state| state.degraded = Some(reason));
+                }
+                AgentEvent::Recovered => {
+                    tracing::info!("the authority answers this host's agent again");
+                    self.note(|state| state.degraded = None);
+                }
+            }
+        }
+        let stats = self.agent.stats();
+        self.note(|state| state.stats = stats);
+        if self.agent.generation() != self.published {
+            self.published = self.agent.generation();
+            let held = self.agent.held().map(|held| Held { entry: held.entry, svid: held.svid }).collect();
+            let bundles = self.agent.bundles().iter().map(|bundle| (bundle.trust_domain().clone(), bundle.clone()));
+            let snapshot = Identities::new(self.published, held, bundles.collect(), Crls::new());
+            self.publish.send_replace(Arc::new(snapshot));
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut AgentState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

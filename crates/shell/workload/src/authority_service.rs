@@ -1,0 +1,168 @@
+//! An authority at work on this host: a thread of its own, so that signatures and fsync hold up nobody.
+//!
+//! Requests wait in a bounded queue. While the store cannot be written nothing is answered that relies on it and nothing further is
+//! taken in: an authority that cannot remember what it promised must not promise more. It says so, and tries again.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use x0t_identity::{
+    AuthorityAnswer, AuthorityRequest, AuthorityServer, OperatorAnswer, OperatorRequest, ServerOutput, Ticket,
+};
+use x0t_model::{Instant, SpiffeId, UnixTime};
+
+use crate::authority_store::AuthorityStore;
+
+/// Requests that may wait. More are refused.
+const WAITING_MAX: usize = 1024;
+/// A store that fails for a moment is tried again soon, and one that goes on failing every few seconds.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Tickets of operators are counted from here; those of the node never get there.
+const OPERATOR_TICKETS: Ticket = 1 << 63;
+
+/// Where the service gets its time and leaves what it says.
+pub trait AuthorityPorts: Send + 'static {
+    /// Monotonic and wall-clock time.
+    fn now(&self) -> (Instant, UnixTime);
+
+    /// The answer to a request that came by [`AuthorityHandle::request`].
+    fn answer(&mut self, ticket: Ticket, answer: AuthorityAnswer);
+
+    /// A node has joined.
+    fn joined(&mut self, node: SpiffeId);
+}
+
+enum Job {
+    Request(Ticket, AuthorityRequest),
+    Operator(OperatorRequest, oneshot::Sender<OperatorAnswer>),
+}
+
+/// Why there is no answer to an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityUnavailable {
+    /// [`WAITING_MAX`] requests wait: more come than can be answered, or the store fails.
+    #[error("the authority has too much to do, or cannot write its state: see the log of this host")]
+    Busy,
+    /// The service has ended.
+    #[error("the authority has stopped")]
+    Stopped,
+}
+
+/// Talks to a running service. Cheap to clone; the service ends with the last one.
+#[derive(Clone)]
+pub struct AuthorityHandle(SyncSender<Job>);
+
+impl fmt::Debug for AuthorityHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthorityHandle")
+    }
+}
+
+impl AuthorityHandle {
+    /// Hands over a request of the node. If it cannot wait, it is answered with no: by the answer that comes back.
+    ///
+    /// # Errors
+    /// With what to answer.
+    pub fn request(&self, ticket: Ticket, request: AuthorityRequest) -> Result<(), Box<AuthorityAnswer>> {
+        let (reason, job) = match self.0.try_send(Job::Request(ticket, request)) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(job)) => (AuthorityUnavailable::Busy, job),
+            Err(TrySendError::Disconnected(job)) => (AuthorityUnavailable::Stopped, job),
+        };
+        match job {
+            Job::Request(_, request) => Err(Box::new(request.refuse("busy", &reason.to_string()))),
+            // It gives back what it was given.
+            Job::Operator(..) => Ok(()),
+        }
+    }
+
+    /// Asks for the operator of this host.
+    ///
+    /// # Errors
+    /// If the service has too much to do or has ended.
+    pub async fn operator(&self, request: OperatorRequest) -> Result<OperatorAnswer, AuthorityUnavailable> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.try_send(Job::Operator(request, sender)).map_err(|error| match error {
+            TrySendError::Full(_) => AuthorityUnavailable::Busy,
+            TrySendError::Disconnected(_) => AuthorityUnavailable::Stopped,
+        })?;
+        receiver.await.map_err(|_| AuthorityUnavailable::Stopped)
+    }
+}
+
+/// Starts the service.
+///
+/// # Errors
+/// If the kernel gives no thread.
+pub fn start(
+    server: AuthorityServer,
+    store: Box<dyn AuthorityStore>,
+    ports: impl AuthorityPorts,
+) -> std::io::Result<AuthorityHandle> {
+    let (sender, jobs) = sync_channel(WAITING_MAX);
+    let service =
+        Service { server, store, ports, operators: std::collections::BTreeMap::new(), next: OPERATOR_TICKETS };
+    thread::Builder::new().name("x0t-authority".to_owned()).spawn(move || service.run(&jobs))?;
+    Ok(AuthorityHandle(sender))
+}
+
+struct Service<P> {
+    server: AuthorityServer,
+    store: Box<dyn AuthorityStore>,
+    ports: P,
+    operators: std::collections::BTreeMap<Ticket, oneshot::Sender<OperatorAnswer>>,
+    next: Ticket,
+}
+
+impl<P: AuthorityPorts> Service<P> {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            let (now, _) = self.ports.now();
+            let patience = self.server.poll_timeout().map_or(Duration::from_secs(3600), |at| at.since(now));
+            let job = jobs.recv_timeout(patience);
+            let (now, wall) = self.ports.now();
+            match job {
+                Ok(Job::Request(ticket, request)) => self.server.handle_request(ticket, request, now, wall),
+                Ok(Job::Operator(request, asker)) => {
+                    self.next += 1;
+                    self.operators.insert(self.next, asker);
+                    self.server.handle_request(self.next, AuthorityRequest::Operator(request), now, wall);
+                }
+                Err(RecvTimeoutError::Timeout) => self.server.handle_timeout(now),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.perform();
+        }
+    }
+
+    fn perform(&mut self) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                ServerOutput::Commit(commands) => self.commit(&commands),
+                ServerOutput::Joined(node) => self.ports.joined(node),
+                ServerOutput::Answer(ticket, AuthorityAnswer::Operator(answer)) if ticket > OPERATOR_TICKETS => {
+                    if let Some(asker) = self.operators.remove(&ticket) {
+                        // Who asked may have gone.
+                        let _ = asker.send(answer);
+                    }
+                }
+                ServerOutput::Answer(ticket, answer) => self.ports.answer(ticket, answer),
+            }
+        }
+    }
+
+    /// Returns once the commands are durable, however long that takes.
+    fn commit(&mut self, commands: &[x0t_identity::AuthorityCommand]) {
+        let mut pause = RETRY_FIRST;
+        while let Err(error) = self.store.commit(commands, self.server.authority()) {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, retry_in = ?pause, "the authority's state cannot be written; it answers nobody until it can");
+            thread::park_timeout(pause);
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}

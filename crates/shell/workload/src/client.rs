@@ -7,6 +7,7 @@
 mod backoff;
 mod context;
 mod endpoint;
+mod jwt;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +24,14 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
+use x0t_identity::BundleMap;
 use x0t_model::UnixTime;
 
 use self::backoff::Backoff;
 pub use self::backoff::BackoffConfig;
 pub use self::context::{ContextError, GivenSvid, X509Context};
 pub use self::endpoint::{ENDPOINT_VARIABLE, Endpoint, EndpointError};
+pub use self::jwt::{GivenJwt, ValidatedJwt};
 use crate::proto::spiffe::{X509svidRequest, X509svidResponse};
 
 /// Bytes of a server's words that are passed on.
@@ -162,6 +165,12 @@ impl WorkloadClient {
         self.follow("FetchX509SVID", move |message: &X509svidResponse| X509Context::read(message, now()))
     }
 
+    /// The keys that JWT-SVIDs are checked against, now and whenever they change, until the receiver is dropped. The bundles hold
+    /// no X.509 authorities.
+    pub fn follow_jwt_bundles(&self) -> watch::Receiver<Followed<BundleMap>> {
+        self.follow("FetchJWTBundles", jwt::read_bundles)
+    }
+
     fn follow<M, T>(
         &self,
         method: &'static str,
@@ -185,7 +194,17 @@ impl WorkloadClient {
         followed
     }
 
-    /// Opens a stream. Every call carries the header (checklist WC-2).
+    /// A call with one answer.
+    async fn call<Q, M>(&self, method: &str, message: Q) -> Result<M, ClientError>
+    where
+        Q: Message + Send + Sync + 'static,
+        M: Message + Default + Send + Sync + 'static,
+    {
+        let mut messages = self.open(method, message).await?;
+        self.in_time(messages.message()).await?.ok_or(ClientError::Ended)
+    }
+
+    /// Opens a stream; on the wire a call with one answer is a stream of one message. Every call carries the header (checklist WC-2).
     async fn open<Q, M>(&self, method: &str, message: Q) -> Result<Streaming<M>, ClientError>
     where
         Q: Message + Send + Sync + 'static,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use x0t_identity::{Bundle, Entry, Selector, Selectors, Svid};
+use x0t_identity::{BundleMap, Entry, Selector, Selectors, Svid};
 use x0t_model::{TrustDomain, UnixTime};
 
 /// A registration entry that concerns this node, and the X.509-SVID that was issued for it.
@@ -15,9 +15,6 @@ pub struct Held {
     /// `None` until the first one is issued.
     pub svid: Option<Svid>,
 }
-
-/// The bundle of each trust domain.
-pub type BundleMap = BTreeMap<TrustDomain, Arc<Bundle>>;
 
 /// Revocation lists of each trust domain, as DER.
 pub type Crls = BTreeMap<TrustDomain, Vec<Arc<[u8]>>>;

@@ -10,11 +10,14 @@
 //! what it gets now, unless that is byte for byte what it was sent last. Callers with equal entitlements share one encoded message.
 
 mod answers;
+mod authority;
 mod caller;
 mod dispatch;
+mod jwt;
 mod limits;
 mod push;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -31,6 +34,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::answers::{Answers, Entitlement};
+use self::authority::Lenient;
 pub(crate) use self::caller::Caller;
 use self::dispatch::Dispatch;
 pub(crate) use self::limits::{Call, Limits, Ticket};
@@ -69,6 +73,8 @@ pub struct ServerConfig {
     pub greeting_deadline: Duration,
     /// The largest program whose digest is computed, in bytes. Large enough for what compilers with a runtime inside produce.
     pub program_len_max: u64,
+    /// Claims of tokens from foreign trust domains that `ValidateJWTSVID` passes on, besides those that SPIFFE defines (JW-14).
+    pub foreign_claims: BTreeSet<String>,
 }
 
 impl Default for ServerConfig {
@@ -87,6 +93,7 @@ impl Default for ServerConfig {
             idle_deadline: Duration::from_secs(600),
             greeting_deadline: Duration::from_secs(10),
             program_len_max: 256 << 20,
+            foreign_claims: BTreeSet::new(),
         }
     }
 }
@@ -214,7 +221,7 @@ impl WorkloadServer {
                 .max_send_buf_size(SEND_BUFFER_MAX)
                 .initial_stream_window_size(WINDOW_LEN)
                 .initial_connection_window_size(WINDOW_LEN)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(dispatch));
+                .serve_connection(TokioIo::new(Lenient::new(stream)), TowerToHyperService::new(dispatch));
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

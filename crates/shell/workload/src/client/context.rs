@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use x0t_identity::{Bundle, BundleError, KeyError, PrivateKey, Svid, SvidError, VerifyError, verify_chain};
+use x0t_identity::{
+    Bundle, BundleError, BundleMap, JwtError, KeyError, PrivateKey, Svid, SvidError, VerifyError, verify_chain,
+};
 use x0t_model::{SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
 
-use crate::identities::BundleMap;
 use crate::proto::spiffe::{X509svid, X509svidResponse};
 
 /// Certificates in one concatenation: more than any chain or bundle may have.
@@ -66,6 +67,15 @@ pub enum ContextError {
         #[source]
         source: BundleError,
     },
+    /// No bundle at all, not even the own one.
+    #[error("the message has no bundle")]
+    NoBundle,
+    /// Not a JWT-SVID.
+    #[error("the token is not a JWT-SVID")]
+    Token(#[from] JwtError),
+    /// A token for somebody else, or for another audience.
+    #[error("the token of {0} is not the one that was asked for")]
+    OtherToken(SpiffeId),
     /// Nobody would believe it.
     #[error("the SVID of {id} does not verify against its own bundle")]
     Unverified {
@@ -134,7 +144,8 @@ impl X509Context {
             // The first with a hint has it (SPIFFE Workload API, 5.2.1).
             let hint = if hints.insert(&given.hint) { given.hint.clone() } else { String::new() };
             svids.push(GivenSvid { svid, hint });
-            bundles.insert(bundle.trust_domain().clone(), Arc::new(bundle));
+            let trust_domain = bundle.trust_domain().clone();
+            bundles.replace(bundle).map_err(|source| ContextError::Bundle { trust_domain, source })?;
         }
         if svids.is_empty() {
             return Err(ContextError::NoSvid);
@@ -143,14 +154,14 @@ impl X509Context {
         for (id, der) in &message.federated_bundles {
             let trust_domain = read_trust_domain(id)?;
             // Its own bundle is what came with the SVID.
-            if bundles.contains_key(&trust_domain) {
+            if bundles.get(&trust_domain).is_some() {
                 continue;
             }
             // An empty one is kept: it says that nobody there is to be believed.
-            match Bundle::new(trust_domain.clone(), certificates(der, "federated bundle")?, 0) {
-                Ok(bundle) => drop(bundles.insert(trust_domain, Arc::new(bundle))),
-                // A neighbour's mistake must not cost us our own renewal.
-                Err(error) => refused.push((trust_domain, error)),
+            let bundle = Bundle::new(trust_domain.clone(), certificates(der, "federated bundle")?, 0);
+            // A neighbour's mistake must not cost us our own renewal.
+            if let Err(error) = bundle.and_then(|bundle| bundles.replace(bundle)) {
+                refused.push((trust_domain, error));
             }
         }
         let crls = message.crl.iter().map(|crl| crl.as_slice().into()).collect();

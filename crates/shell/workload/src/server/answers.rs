@@ -13,7 +13,7 @@ use x0t_model::{TrustDomain, UnixTime};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::identities::{Held, Identities};
-use crate::proto::spiffe::{X509BundlesResponse, X509svid, X509svidResponse};
+use crate::proto::spiffe::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 
 /// Callers that are remembered; for more, the same work is done again.
 const REMEMBERED_MAX: usize = 16_384;
@@ -25,6 +25,8 @@ pub(crate) enum Profile {
     X509Svids,
     /// `FetchX509Bundles`.
     X509Bundles,
+    /// `FetchJWTBundles`.
+    JwtBundles,
 }
 
 /// The answers that follow from one snapshot.
@@ -117,7 +119,7 @@ pub(crate) struct Entitlement {
     now: UnixTime,
     /// When an entry or an SVID ends, the answer is another.
     valid_until: UnixTime,
-    messages: [OnceLock<Encoded>; 2],
+    messages: [OnceLock<Encoded>; 3],
 }
 
 impl Entitlement {
@@ -190,6 +192,7 @@ impl Entitlement {
                 match profile {
                     Profile::X509Svids => self.x509_svids(),
                     Profile::X509Bundles => self.x509_bundles(),
+                    Profile::JwtBundles => self.jwt_bundles(),
                 }
             })
             .clone()
@@ -224,6 +227,15 @@ impl Entitlement {
             return Err(Refusal::NoBundle);
         }
         Ok(framed(&X509BundlesResponse { crl: self.crl_list(), bundles }))
+    }
+
+    fn jwt_bundles(&self) -> Encoded {
+        let bundle = |bundle: &Arc<Bundle>| (bundle.trust_domain().id_text(), bundle.to_jwks());
+        let bundles: BTreeMap<_, _> = self.bundles().map(bundle).collect();
+        if bundles.is_empty() {
+            return Err(Refusal::NoBundle);
+        }
+        Ok(framed(&JwtBundlesResponse { bundles }))
     }
 
     fn crl_list(&self) -> Vec<Vec<u8>> {

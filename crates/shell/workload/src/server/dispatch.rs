@@ -15,7 +15,7 @@ use tonic_prost::ProstCodec;
 
 use super::answers::Profile;
 use super::limits::Call;
-use super::{Caller, Shared, push};
+use super::{Caller, Shared, jwt, push};
 
 /// What no browser can be made to send (SPIFFE Workload Endpoint, section 5.1): a page cannot set it on a request to a socket that
 /// somebody forwards.
@@ -24,7 +24,7 @@ const SECURITY_HEADER: &str = "workload.spiffe.io";
 const WORKLOAD_API: &str = "/SpiffeWorkloadAPI/";
 const SECRET_DISCOVERY: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 /// Bytes of a request: a token has at most 16 KiB.
-const REQUEST_LEN_MAX: usize = 64 * 1024;
+pub(crate) const REQUEST_LEN_MAX: usize = 64 * 1024;
 /// A request's message follows its headers at once.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -65,9 +65,9 @@ impl Dispatch {
             return match method {
                 "FetchX509SVID" => self.stream(call, request, Profile::X509Svids).await,
                 "FetchX509Bundles" => self.stream(call, request, Profile::X509Bundles).await,
-                "FetchJWTSVID" | "FetchJWTBundles" | "ValidateJWTSVID" => {
-                    Err(Status::unimplemented("this endpoint does not support the JWT-SVID profile"))
-                }
+                "FetchJWTBundles" => self.stream(call, request, Profile::JwtBundles).await,
+                "FetchJWTSVID" => Ok(during(call, jwt::fetch(self.shared, self.caller, request)).await),
+                "ValidateJWTSVID" => Ok(during(call, jwt::validate(self.shared, self.caller, request)).await),
                 "FetchWITSVID" | "FetchWITBundles" => {
                     Err(Status::unimplemented("this endpoint does not support the WIT-SVID profile"))
                 }
@@ -102,6 +102,13 @@ impl tower::Service<Request<Incoming>> for Dispatch {
         let dispatch = self.clone();
         Box::pin(async move { Ok(dispatch.answer(request).await) })
     }
+}
+
+/// A call that is no stream is under way until it is answered.
+async fn during<T>(call: Call, answer: impl Future<Output = T>) -> T {
+    let answer = answer.await;
+    drop(call);
+    answer
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

@@ -4,22 +4,27 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
-use x0t_identity::{AwsLcKeys, Bundle, Entry, EntryId, EntrySpec, KeySource, Parent, PrivateKey, Selectors, Svid};
+use x0t_identity::{
+    AudienceSet, AwsLcKeys, Bundle, BundleMap, Entry, EntryId, EntrySpec, JWT_SVID_TTL_DEFAULT, JwtRequest,
+    JwtSigningKey, JwtSvid, KeySource, Parent, PrivateKey, Selectors, Svid,
+};
 use x0t_model::{TrustDomain, UnixTime};
-use x0t_workload::identities::{BundleMap, Crls, Held, Identities};
-use x0t_workload::source::IdentitySource;
+use x0t_workload::identities::{Crls, Held, Identities};
+use x0t_workload::source::{IdentitySource, SourceError};
 
 /// The authority of one trust domain.
 pub struct TestAuthority {
     trust_domain: TrustDomain,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    pub jwt_key: JwtSigningKey,
 }
 
 impl TestAuthority {
@@ -34,7 +39,9 @@ impl TestAuthority {
         params.not_after = rcgen::date_time_ymd(2200, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateDer::from(params.self_signed(&key).unwrap().der().to_vec());
-        Self { trust_domain, certificate, issuer: Issuer::new(params, key) }
+        let jwt_key = AwsLcKeys.generate_p256().unwrap();
+        let jwt_key = JwtSigningKey::new(jwt_key, UnixTime::from_secs(7_000_000_000)).unwrap();
+        Self { trust_domain, certificate, issuer: Issuer::new(params, key), jwt_key }
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -42,7 +49,9 @@ impl TestAuthority {
     }
 
     pub fn bundle(&self) -> Bundle {
-        Bundle::new(self.trust_domain.clone(), vec![self.certificate.clone()], 1).unwrap()
+        let keys = [(self.jwt_key.key_id().clone(), self.jwt_key.public_key().clone())];
+        let bundle = Bundle::new(self.trust_domain.clone(), vec![self.certificate.clone()], 1).unwrap();
+        bundle.with_jwt_keys(keys).unwrap()
     }
 
     /// An SVID that is valid for centuries: no test depends on the clock.
@@ -57,6 +66,7 @@ impl TestAuthority {
         params.distinguished_name = DistinguishedName::new();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = vec![uri(id)];
         params.not_after = rcgen::date_time_ymd(2200, 1, 1);
         CertificateDer::from(params.signed_by(&pair, &self.issuer).unwrap().der().to_vec())
@@ -81,6 +91,7 @@ struct State {
     held: Vec<Held>,
     bundles: BundleMap,
     crls: Crls,
+    mint_failure: Option<SourceError>,
 }
 
 impl TestSource {
@@ -88,7 +99,7 @@ impl TestSource {
     pub fn new(trust_domain: &str) -> Arc<Self> {
         let authority = TestAuthority::new(trust_domain);
         let mut state = State::default();
-        state.bundles.insert(authority.trust_domain.clone(), Arc::new(authority.bundle()));
+        state.bundles.replace(authority.bundle()).unwrap();
         let snapshots = watch::Sender::new(Arc::new(Identities::unknown()));
         Arc::new(Self { authority, state: Mutex::new(state), snapshots })
     }
@@ -146,15 +157,20 @@ impl TestSource {
     }
 
     pub fn set_bundle(&self, bundle: Bundle) {
-        self.change(|state| state.bundles.insert(bundle.trust_domain().clone(), Arc::new(bundle)));
+        self.change(|state| state.bundles.replace(bundle).unwrap());
     }
 
     pub fn remove_bundle(&self, trust_domain: &TrustDomain) {
-        self.change(|state| assert!(state.bundles.remove(trust_domain).is_some()));
+        self.change(|state| assert!(state.bundles.remove(trust_domain)));
     }
 
     pub fn set_crl(&self, trust_domain: &TrustDomain, crl: &[u8]) {
         self.change(|state| state.crls.insert(trust_domain.clone(), vec![crl.into()]));
+    }
+
+    /// From now on no token is minted.
+    pub fn fail_minting(&self, failure: SourceError) {
+        self.state.lock().unwrap().mint_failure = Some(failure);
     }
 
     /// A new snapshot with nothing changed in it.
@@ -178,7 +194,22 @@ impl IdentitySource for TestSource {
         self.snapshots.subscribe()
     }
 
+    fn mint_jwt<'a>(
+        &'a self,
+        entry: &'a Entry,
+        audience: &'a AudienceSet,
+    ) -> BoxFuture<'a, Result<Arc<JwtSvid>, SourceError>> {
+        let failure = self.state.lock().unwrap().mint_failure.clone();
+        let ttl = entry.spec.jwt_ttl.unwrap_or(JWT_SVID_TTL_DEFAULT);
+        let request = JwtRequest { spiffe_id: &entry.spec.spiffe_id, audience, ttl, jti: None };
+        let minted = match failure {
+            Some(failure) => Err(failure),
+            None => Ok(Arc::new(self.authority.jwt_key.mint(&request, self.now()).unwrap())),
+        };
+        Box::pin(std::future::ready(minted))
+    }
+
     fn now(&self) -> UnixTime {
-        UnixTime::from_secs(1_800_000_000)
+        UnixTime::from_secs(u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec).unwrap())
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tonic::Code;
+use x0t_identity::{AudienceSet, JWT_SVID_TTL_DEFAULT, JwtRequest, JwtValidator};
 use x0t_model::UnixTime;
 
 use super::authority::{TestAuthority, TestSource};
@@ -13,7 +14,8 @@ use super::fake_server::FakeServer;
 use crate::client::{
     BackoffConfig, ClientConfig, ClientError, ContextError, Endpoint, Followed, Health, WorkloadClient, X509Context,
 };
-use crate::proto::spiffe::{X509svid, X509svidResponse};
+use crate::proto::spiffe::{JwtBundlesResponse, Jwtsvid, JwtsvidResponse, X509svid, X509svidResponse};
+use crate::source::IdentitySource;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
@@ -282,9 +284,9 @@ async fn wc_8_a_foreign_bundle_that_is_not_usable_costs_only_itself() {
     message.federated_bundles.insert("spiffe://mesh.test".into(), Vec::new());
     let (context, ()) = tokio::join!(client.fetch_x509(NOW), async { server.call().await.send(&message).await });
     let context = context.unwrap();
-    let known: Vec<_> = context.bundles().keys().map(|domain| domain.as_str()).collect();
+    let known: Vec<_> = context.bundles().iter().map(|bundle| bundle.trust_domain().as_str()).collect();
     assert_eq!(known, ["empty.test", "mesh.test"]);
-    assert_eq!(context.bundles()[&"mesh.test".parse().unwrap()].authorities().len(), 1);
+    assert_eq!(context.bundles().get(&"mesh.test".parse().unwrap()).unwrap().authorities().len(), 1);
     assert_eq!(context.refused().len(), 1);
 }
 
@@ -296,6 +298,84 @@ async fn wc_8_an_expired_svid_is_not_taken() {
     let later = UnixTime::from_secs(10_000_000_000);
     let (context, ()) = tokio::join!(client.fetch_x509(later), async { server.call().await.send(&message).await });
     assert!(matches!(context, Err(ClientError::Content(ContextError::Unverified { .. }))));
+}
+
+#[tokio::test]
+async fn tokens_are_fetched_validated_and_checked_against_followed_keys() {
+    let source = TestSource::new("mesh.test");
+    source.add("/web", &[&my_uid()]);
+    let served = serve(source);
+    let now = served.source.now();
+    let client = WorkloadClient::new(Endpoint::Unix(served.path.clone()), ClientConfig::default());
+    let audience = AudienceSet::parse(["db", "cache"]).unwrap();
+    let given = client.fetch_jwt(&audience, None, now).await.unwrap();
+    let token = given[0].svid.token();
+    let validated = client.validate_jwt(&"db".parse().unwrap(), token).await.unwrap();
+    assert_eq!(validated.spiffe_id.to_string(), "spiffe://mesh.test/web");
+    assert_eq!(validated.claims["aud"], serde_json::json!(["cache", "db"]));
+    assert!(validated.claims["exp"].is_u64());
+    let mut keys = client.follow_jwt_bundles();
+    let keys = keys.wait_for(|followed| followed.value.is_some()).await.unwrap().value.clone().unwrap();
+    JwtValidator::default().validate(token, &audience, &keys, now).unwrap();
+    let refused = client.validate_jwt(&"elsewhere".parse().unwrap(), token).await.unwrap_err();
+    assert!(matches!(refused, ClientError::Status { code: Code::InvalidArgument, .. }));
+}
+
+#[tokio::test]
+async fn wc_8_a_token_that_was_not_asked_for_is_not_taken() {
+    let mut server = FakeServer::start();
+    let client = client(&server, quick());
+    let authority = TestAuthority::new("mesh.test");
+    let asked = AudienceSet::parse(["db"]).unwrap();
+    let token = |id: &str, audience: &str, said: &str| {
+        let (id, audience) = (id.parse().unwrap(), AudienceSet::parse([audience]).unwrap());
+        let request = JwtRequest { spiffe_id: &id, audience: &audience, ttl: JWT_SVID_TTL_DEFAULT, jti: None };
+        let svid = authority.jwt_key.mint(&request, NOW).unwrap().token().to_owned();
+        JwtsvidResponse { svids: vec![Jwtsvid { spiffe_id: said.to_owned(), svid, hint: String::new() }] }
+    };
+    let web = "spiffe://mesh.test/web";
+    let answers = [
+        token("spiffe://mesh.test/api", "db", web),
+        token("spiffe://mesh.test/api", "db", "spiffe://mesh.test/api"),
+        token(web, "elsewhere", web),
+        token(web, "db", ""),
+        JwtsvidResponse::default(),
+        JwtsvidResponse { svids: vec![Jwtsvid { spiffe_id: web.into(), svid: "a.b.c".into(), hint: String::new() }] },
+    ];
+    let id = web.parse().unwrap();
+    for answer in answers {
+        let (given, ()) = tokio::join!(client.fetch_jwt(&asked, Some(&id), NOW), async {
+            let call = server.call().await;
+            call.send(&answer).await;
+            call.end(Code::Ok).await;
+        });
+        assert!(matches!(given, Err(ClientError::Content(_))), "{given:?}");
+    }
+}
+
+#[tokio::test]
+async fn wc_4_keys_that_are_no_document_change_nothing() {
+    let mut server = FakeServer::start();
+    let mut followed = client(&server, quick()).follow_jwt_bundles();
+    let call = server.call().await;
+    assert_eq!(call.path, "/SpiffeWorkloadAPI/FetchJWTBundles");
+    let jwks = TestAuthority::new("mesh.test").bundle().to_jwks();
+    let bundles =
+        |jwks: &[u8]| JwtBundlesResponse { bundles: [("spiffe://mesh.test".to_owned(), jwks.to_vec())].into() };
+    call.send(&bundles(&jwks)).await;
+    let first = followed.wait_for(|followed| followed.value.is_some()).await.unwrap().value.clone().unwrap();
+    for bad in [JwtBundlesResponse::default(), bundles(b""), bundles(b"{"), bundles(b"[]")] {
+        call.send(&bad).await;
+        let after = followed.wait_for(|followed| matches!(followed.health, Health::Failing(_))).await.unwrap().clone();
+        assert_eq!(after.value.unwrap(), first);
+        call.send(&bundles(&jwks)).await;
+        followed.wait_for(|followed| followed.health == Health::Current).await.unwrap();
+    }
+    // An empty set is a statement: nobody there is to be believed.
+    call.send(&bundles(b"{\"keys\":[]}")).await;
+    let none =
+        followed.wait_for(|followed| followed.value.as_ref() != Some(&first)).await.unwrap().value.clone().unwrap();
+    assert!(none.get(&"mesh.test".parse().unwrap()).unwrap().jwt_keys().is_empty());
 }
 
 #[tokio::test]

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use prost_types::value::Kind;
 use rustls_pki_types::CertificateDer;
 use tonic::Code;
-use x0t_identity::{Bundle, PrivateKey, Svid, verify_chain};
+use x0t_identity::{
+    AudienceSet, Bundle, BundleMap, JWT_SVID_TTL_DEFAULT, JwtRequest, JwtValidator, PrivateKey, Svid, verify_chain,
+};
 
 use super::authority::{TestAuthority, TestSource};
 use super::endpoint::{Client, Served, Stream, my_uid, serve};
-use crate::proto::spiffe::{X509BundlesResponse, X509svidResponse};
-use crate::source::IdentitySource;
+use crate::proto::spiffe::{
+    JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
+    X509BundlesResponse, X509svidResponse,
+};
+use crate::source::{IdentitySource, SourceError};
 
 const X509: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
 const X509_BUNDLES: &str = "/SpiffeWorkloadAPI/FetchX509Bundles";
@@ -155,6 +161,10 @@ async fn ws_6_bundles_are_keyed_by_the_id_of_the_trust_domain_and_include_the_ow
     let message = stream.message().await;
     assert_eq!(message.bundles.keys().collect::<Vec<_>>(), ["spiffe://mesh.test", "spiffe://other.test"]);
     assert_eq!(message.bundles["spiffe://other.test"], other.bundle().authorities()[0].as_ref());
+    let mut stream: Stream<JwtBundlesResponse> = client.open(JWT_BUNDLES, ()).await.unwrap();
+    let jwt = stream.message().await;
+    assert_eq!(jwt.bundles.keys().collect::<Vec<_>>(), ["spiffe://mesh.test", "spiffe://other.test"]);
+    assert!(jwt.bundles.values().all(|jwks| jwks.starts_with(b"{")));
     let message = svids(&client).await.message().await;
     assert_eq!(message.federated_bundles.keys().collect::<Vec<_>>(), ["spiffe://other.test"]);
 }
@@ -165,6 +175,101 @@ async fn ws_6_a_bundle_that_no_entry_federates_with_is_not_handed_out() {
     served.source.set_bundle(TestAuthority::new("other.test").bundle());
     let client = served.client().await;
     assert!(svids(&client).await.message().await.federated_bundles.is_empty());
+}
+
+fn jwt_request(audience: &[&str], id: &str) -> JwtsvidRequest {
+    JwtsvidRequest { audience: audience.iter().map(|text| (*text).to_owned()).collect(), spiffe_id: id.to_owned() }
+}
+
+async fn jwt(client: &Client, audience: &[&str], id: &str) -> Result<JwtsvidResponse, Code> {
+    client.call(JWT, jwt_request(audience, id)).await.map_err(|status| status.code())
+}
+
+#[tokio::test]
+async fn ws_7_a_token_is_given_for_an_identity_that_the_caller_has_and_an_audience() {
+    let served = served();
+    served.source.add_with("/api", &[&my_uid()], |spec| spec.hint = Some("external".into()));
+    served.source.add("/other", &["unix:uid:4294967294"]);
+    let client = served.client().await;
+    for audience in [&[][..], &[""], &["a", ""]] {
+        assert_eq!(jwt(&client, audience, "").await, Err(Code::InvalidArgument), "{audience:?}");
+    }
+    for id in ["mesh.test/web", "spiffe://mesh.test", "spiffe://", "x"] {
+        assert_eq!(jwt(&client, &["db"], id).await, Err(Code::InvalidArgument), "{id}");
+    }
+    for id in ["spiffe://mesh.test/other", "spiffe://mesh.test/nobody", "spiffe://else.test/web"] {
+        assert_eq!(jwt(&client, &["db"], id).await, Err(Code::PermissionDenied), "{id}");
+    }
+    let all = jwt(&client, &["db"], "").await.unwrap();
+    let given: Vec<_> = all.svids.iter().map(|svid| (svid.spiffe_id.as_str(), svid.hint.as_str())).collect();
+    assert_eq!(given, [("spiffe://mesh.test/web", ""), ("spiffe://mesh.test/api", "external")]);
+    let one = jwt(&client, &["db", "cache"], "spiffe://mesh.test/api").await.unwrap();
+    assert_eq!(one.svids.len(), 1);
+    // Whoever holds the keys that the same endpoint hands out believes it.
+    let mut stream: Stream<JwtBundlesResponse> = client.open(JWT_BUNDLES, ()).await.unwrap();
+    let keys = Bundle::jwt_keys_from_jwks(&stream.message().await.bundles["spiffe://mesh.test"]).unwrap();
+    let mut bundles = BundleMap::new();
+    let bundle = Bundle::new("mesh.test".parse().unwrap(), Vec::new(), 1).unwrap().with_jwt_keys(keys).unwrap();
+    bundles.replace(bundle).unwrap();
+    let audience = AudienceSet::parse(["cache"]).unwrap();
+    let verified = JwtValidator::default().validate(&one.svids[0].svid, &audience, &bundles, served.source.now());
+    assert_eq!(verified.unwrap().spiffe_id().to_string(), "spiffe://mesh.test/api");
+}
+
+#[tokio::test]
+async fn ws_7_what_the_source_refuses_is_refused_with_its_reason() {
+    let served = served();
+    let client = served.client().await;
+    for (failure, code) in [
+        (SourceError::Unavailable("the authority is away".into()), Code::Unavailable),
+        (SourceError::Denied("the entry is gone".into()), Code::PermissionDenied),
+    ] {
+        served.source.fail_minting(failure.clone());
+        let refused = client.call::<_, JwtsvidResponse>(JWT, jwt_request(&["db"], "")).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (code, failure.to_string().as_str()));
+    }
+}
+
+#[tokio::test]
+async fn ws_8_a_token_is_validated_against_the_bundles_that_the_caller_has() {
+    let served = served();
+    let (other, stranger) = (TestAuthority::new("other.test"), TestAuthority::new("stranger.test"));
+    served.source.set_bundle(other.bundle());
+    served.source.set_bundle(stranger.bundle());
+    served
+        .source
+        .add_with("/federated", &[&my_uid()], |spec| spec.federates_with.extend([other.trust_domain().clone()]));
+    let client = served.client().await;
+    let audience = AudienceSet::parse(["db", "cache"]).unwrap();
+    let token = |authority: &TestAuthority, id: &str| {
+        let id = id.parse().unwrap();
+        let request = JwtRequest { spiffe_id: &id, audience: &audience, ttl: JWT_SVID_TTL_DEFAULT, jti: None };
+        authority.jwt_key.mint(&request, served.source.now()).unwrap().token().to_owned()
+    };
+    let validate = async |audience: &str, svid: &str| {
+        let request = ValidateJwtsvidRequest { audience: audience.into(), svid: svid.into() };
+        let answer: Result<ValidateJwtsvidResponse, _> = client.call(VALIDATE, request).await;
+        answer.map_err(|status| status.code())
+    };
+    let own = token(&served.source.authority, "spiffe://mesh.test/web");
+    let foreign = token(&other, "spiffe://other.test/web");
+    assert_eq!(validate("", &own).await, Err(Code::InvalidArgument));
+    assert_eq!(validate("db", "").await, Err(Code::InvalidArgument));
+    assert_eq!(validate("elsewhere", &own).await, Err(Code::InvalidArgument));
+    assert_eq!(validate("db", &format!("{own}x")).await, Err(Code::InvalidArgument));
+    // The node has the keys, this caller does not.
+    assert_eq!(validate("db", &token(&stranger, "spiffe://stranger.test/web")).await, Err(Code::InvalidArgument));
+    // A trust domain cannot speak for another.
+    assert_eq!(validate("db", &token(&other, "spiffe://mesh.test/web")).await, Err(Code::InvalidArgument));
+    for (token, id) in [(own, "spiffe://mesh.test/web"), (foreign, "spiffe://other.test/web")] {
+        let answer = validate("db", &token).await.unwrap();
+        assert_eq!(answer.spiffe_id, id);
+        let claims = answer.claims.unwrap().fields;
+        assert_eq!(claims["sub"].kind, Some(Kind::StringValue(id.into())));
+        let Some(Kind::ListValue(list)) = &claims["aud"].kind else { panic!("aud is a list") };
+        assert_eq!(list.values.len(), 2);
+        assert!(matches!(claims["exp"].kind, Some(Kind::NumberValue(_))));
+    }
 }
 
 #[tokio::test]

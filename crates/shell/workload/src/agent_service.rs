@@ -6,11 +6,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use x0t_identity::{Agent, AgentEvent, AgentStats, AwsLcKeys, Bundle};
+use x0t_identity::{Agent, AgentEvent, AgentStats, AudienceSet, AwsLcKeys, Bundle, Entry, JwtSvid};
 use x0t_model::{Instant, UnixTime};
 
 use crate::identities::{Crls, Held, Identities};
-use crate::source::IdentitySource;
+use crate::jwt_service::JwtService;
+use crate::source::{IdentitySource, SourceError};
 
 /// What an agent needs of the host it runs on.
 pub trait AgentPorts: Send + Sync + 'static {
@@ -55,13 +56,14 @@ impl AgentHandle {
 /// The agent's identities as the Workload API's source.
 pub struct AgentSource {
     handle: AgentHandle,
+    jwt: JwtService,
     ports: Arc<dyn AgentPorts>,
 }
 
 impl AgentSource {
     /// The identities that `handle` publishes.
-    pub const fn new(handle: AgentHandle, ports: Arc<dyn AgentPorts>) -> Self {
-        Self { handle, ports }
+    pub const fn new(handle: AgentHandle, jwt: JwtService, ports: Arc<dyn AgentPorts>) -> Self {
+        Self { handle, jwt, ports }
     }
 }
 
@@ -70,22 +72,31 @@ impl IdentitySource for AgentSource {
         self.handle.identities()
     }
 
+    fn mint_jwt<'a>(
+        &'a self,
+        entry: &'a Entry,
+        audience: &'a AudienceSet,
+    ) -> BoxFuture<'a, Result<Arc<JwtSvid>, SourceError>> {
+        self.jwt.mint(entry, audience).boxed()
+    }
+
     fn now(&self) -> UnixTime {
         self.ports.now().1
     }
 }
 
 /// Starts an agent on the runtime of the caller. It ends with `stop`.
-pub fn start(agent: Agent, ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> AgentHandle {
+pub fn start(agent: Agent, jwt: JwtService, ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> AgentHandle {
     let (publish, identities) = watch::channel(Arc::new(Identities::unknown()));
     let state = Arc::new(Mutex::new(AgentState::default()));
-    let driver = Driver { agent, ports, publish, state: state.clone(), published: 0 };
+    let driver = Driver { agent, jwt, ports, publish, state: state.clone(), published: 0 };
     tokio::spawn(driver.run(stop));
     AgentHandle { identities, state }
 }
 
 struct Driver {
     agent: Agent,
+    jwt: JwtService,
     ports: Arc<dyn AgentPorts>,
     publish: watch::Sender<Arc<Identities>>,
     state: Arc<Mutex<AgentState>>,
@@ -128,7 +139,10 @@ impl Driver {
     async fn tell(&mut self) {
         while let Some(event) = self.agent.poll_event() {
             match event {
-                AgentEvent::OwnBundle(bundle) => self.ports.offer_bundle(bundle).await,
+                AgentEvent::OwnBundle(bundle) => {
+                    self.jwt.handle_bundle(&bundle);
+                    self.ports.offer_bundle(bundle).await;
+                }
                 AgentEvent::Issued(spiffe_id) => tracing::debug!(%spiffe_id, "a workload's SVID was issued"),
                 AgentEvent::Expired(spiffe_id) => tracing::error!(%spiffe_id, "a workload's SVID has run out"),
                 AgentEvent::Degraded(reason) => {
@@ -146,8 +160,7 @@ impl Driver {
         if self.agent.generation() != self.published {
             self.published = self.agent.generation();
             let held = self.agent.held().map(|held| Held { entry: held.entry, svid: held.svid }).collect();
-            let bundles = self.agent.bundles().iter().map(|bundle| (bundle.trust_domain().clone(), bundle.clone()));
-            let snapshot = Identities::new(self.published, held, bundles.collect(), Crls::new());
+            let snapshot = Identities::new(self.published, held, self.agent.bundles().clone(), Crls::new());
             self.publish.send_replace(Arc::new(snapshot));
         }
     }

@@ -16,6 +16,7 @@ pub mod authority_store;
 pub mod client;
 pub mod files;
 pub mod identities;
+pub mod jwt_service;
 mod pem;
 mod proto;
 mod sds;

@@ -1,0 +1,178 @@
+//! JWT-SVIDs for this node's workloads: the pure cache, and the questions to the authority that it wants asked.
+//!
+//! A caller is served from the cache while the token is valid, however the authority fares; who has to wait shares one question
+//! with everybody else who wants the same token.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot, watch};
+use x0t_identity::{
+    AgentAnswer, AgentRequest, AudienceSet, Bundle, Entry, EntryId, Fetch, FetchFailure, JwtCache, JwtCacheConfig,
+    JwtCacheError, JwtCacheKey, JwtCacheStats, JwtSvid, Lookup, WaiterId,
+};
+
+use crate::agent_service::AgentPorts;
+use crate::source::SourceError;
+
+type Outcome = Result<Arc<JwtSvid>, JwtCacheError>;
+
+/// Mints through the authority, behind a cache. Cheap to clone.
+#[derive(Clone)]
+pub struct JwtService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    desk: Mutex<Desk>,
+    ports: Arc<dyn AgentPorts>,
+    /// The cache has something to do.
+    stirred: Notify,
+}
+
+struct Desk {
+    cache: JwtCache,
+    waiting: BTreeMap<WaiterId, oneshot::Sender<Outcome>>,
+    /// By which entry an identity was asked for last: a refresh asks by the same.
+    entries: BTreeMap<JwtCacheKey, EntryId>,
+}
+
+impl JwtService {
+    /// Starts on the runtime of the caller and ends with `stop`.
+    pub fn start(ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> Self {
+        let cache = JwtCache::new(JwtCacheConfig::default());
+        let desk = Mutex::new(Desk { cache, waiting: BTreeMap::new(), entries: BTreeMap::new() });
+        let service = Self { shared: Arc::new(Shared { desk, ports, stirred: Notify::new() }) };
+        tokio::spawn(service.clone().run(stop));
+        service
+    }
+
+    /// A token of the identity of `entry` for `audience`.
+    ///
+    /// # Errors
+    /// If the authority refuses, or does not answer and there is no valid one.
+    pub async fn mint(&self, entry: &Entry, audience: &AudienceSet) -> Result<Arc<JwtSvid>, SourceError> {
+        let key = JwtCacheKey { spiffe_id: entry.spec.spiffe_id.clone(), audience: audience.clone() };
+        let receiver = {
+            let (now, wall) = self.shared.ports.now();
+            let mut desk = self.shared.desk();
+            match desk.cache.get(&key, now, wall) {
+                Lookup::Serve(svid) => {
+                    drop(desk);
+                    // It may want to be refreshed ahead.
+                    self.shared.stirred.notify_one();
+                    return Ok(svid);
+                }
+                Lookup::Refused(error) => return Err(refused(&error)),
+                Lookup::Wait(waiter) => {
+                    desk.remember(key, entry.id.clone());
+                    let (sender, receiver) = oneshot::channel();
+                    desk.waiting.insert(waiter, sender);
+                    receiver
+                }
+            }
+        };
+        self.shared.stirred.notify_one();
+        match receiver.await {
+            Ok(outcome) => outcome.map_err(|error| refused(&error)),
+            Err(_) => Err(SourceError::Unavailable("the node is stopping".to_owned())),
+        }
+    }
+
+    /// The trust domain's bundle has changed: tokens of keys that are gone are worth nothing any more.
+    pub fn handle_bundle(&self, bundle: &Bundle) {
+        self.shared.desk().cache.handle_bundle(bundle);
+    }
+
+    /// What the cache has done.
+    pub fn stats(&self) -> JwtCacheStats {
+        self.shared.desk().cache.stats()
+    }
+
+    async fn run(self, mut stop: watch::Receiver<bool>) {
+        loop {
+            let deadline = self.advance();
+            let (now, _) = self.shared.ports.now();
+            let wait = deadline.map_or(std::time::Duration::from_secs(30), |at| at.since(now));
+            tokio::select! {
+                () = self.shared.stirred.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Asks what the cache wants asked, answers whom it answers, and says when to come again.
+    fn advance(&self) -> Option<x0t_model::Instant> {
+        let (now, wall) = self.shared.ports.now();
+        let mut desk = self.shared.desk();
+        desk.cache.handle_timeout(now, wall);
+        while let Some(fetch) = desk.cache.poll_fetch(now) {
+            match desk.entries.get(&fetch.key).cloned() {
+                Some(entry) => drop(tokio::spawn(self.clone().fetch(fetch, entry))),
+                None => desk.cache.handle_fetched(fetch.id, Err(FetchFailure::Unusable), now, wall),
+            }
+        }
+        desk.answer();
+        desk.cache.poll_timeout()
+    }
+
+    async fn fetch(self, fetch: Fetch, entry: EntryId) {
+        let audience = fetch.key.audience.iter().map(|audience| audience.as_str().to_owned()).collect();
+        let outcome = match (AgentRequest::MintJwt { entry, audience }).encode() {
+            Ok(body) => self.shared.ports.ask(body).await.map_err(FetchFailure::Unavailable),
+            Err(_) => Err(FetchFailure::Unusable),
+        };
+        let (now, wall) = self.shared.ports.now();
+        let outcome = outcome.and_then(|body| match AgentAnswer::decode(&body) {
+            Ok(AgentAnswer::MintedJwt { token, .. }) => JwtSvid::read(&token, wall).map_err(|_| FetchFailure::Unusable),
+            Ok(AgentAnswer::Refused(refused)) => Err(FetchFailure::Refused(refused.text)),
+            Ok(AgentAnswer::Sync(_) | AgentAnswer::IssuedX509 { .. }) | Err(_) => Err(FetchFailure::Unusable),
+        });
+        let mut desk = self.shared.desk();
+        desk.cache.handle_fetched(fetch.id, outcome, now, wall);
+        desk.answer();
+        drop(desk);
+        self.shared.stirred.notify_one();
+    }
+}
+
+impl Shared {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Desk {
+    fn remember(&mut self, key: JwtCacheKey, entry: EntryId) {
+        // As many as the cache holds; a key that is pushed out is asked for by whoever wants it next.
+        if self.entries.len() >= 2 * JwtCacheConfig::default().capacity {
+            self.entries.clear();
+        }
+        self.entries.insert(key, entry);
+    }
+
+    fn answer(&mut self) {
+        while let Some((waiter, outcome)) = self.cache.poll_answer() {
+            if let Some(sender) = self.waiting.remove(&waiter) {
+                // Who waited may have gone.
+                let _ = sender.send(outcome);
+            }
+        }
+    }
+}
+
+fn refused(error: &JwtCacheError) -> SourceError {
+    let text = match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    match error {
+        JwtCacheError::Fetch(FetchFailure::Refused(_)) => SourceError::Denied(text),
+        JwtCacheError::Fetch(FetchFailure::Unavailable(_) | FetchFailure::Unusable)
+        | JwtCacheError::OtherIdentity(_)
+        | JwtCacheError::TimedOut
+        | JwtCacheError::Forgotten
+        | JwtCacheError::Busy => SourceError::Unavailable(text),
+    }
+}

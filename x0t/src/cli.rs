@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use x0t_identity::{EntryId, Selector};
 use x0t_model::TrustDomain;
 use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
+use x0t_runtime::state_dir::WorkloadSocket;
 
 use crate::demo::DemoArgs;
 
@@ -151,6 +153,15 @@ pub enum Action {
     /// The single-use tokens that let nodes join.
     #[command(subcommand)]
     Token(TokenAction),
+    /// Which processes of which nodes get which identity. Only the mesh's authority keeps entries.
+    #[command(subcommand)]
+    Entry(EntryAction),
+    /// What a process is, and why it gets the identity it gets, or none.
+    #[command(subcommand)]
+    Identity(IdentityAction),
+    /// The identity of the process that asks: this command, and whoever runs it.
+    #[command(subcommand)]
+    Svid(SvidAction),
     /// Say goodbye to the neighbours and stop this node. What it knows is kept; `x0t up` starts it again.
     Down,
     /// Run the node in the foreground until it is told to stop. What systemd and containers start.
@@ -242,6 +253,9 @@ pub struct NodeArgs {
     /// Where SOCKS5 is served for programs that want to reach nodes by name, as in 1080 or 127.0.0.1:1080, or `off` [default: off].
     #[arg(long, env = "X0T_SOCKS", value_name = "[ADDR:]PORT|off")]
     pub socks: Option<SocksSetting>,
+    /// Where workloads ask who they are (SPIFFE Workload API), or `off` [default: /run/x0t/workload.sock for root, else in the state directory].
+    #[arg(long, env = "X0T_WORKLOAD_SOCKET", value_name = "PATH|off")]
+    pub workload_socket: Option<WorkloadSocket>,
     /// Port of this host that other nodes may reach, as in 80, 80:8080 or udp/53; may be repeated [default: none].
     #[arg(long, env = "X0T_EXPOSE", value_name = "PORT[:LOCALPORT]", value_delimiter = ',')]
     pub expose: Vec<Exposure>,
@@ -377,6 +391,98 @@ pub struct TokenCreateArgs {
     /// Address the new node should try; may be repeated [default: those this node advertises].
     #[arg(long = "address", value_name = "ADDR")]
     pub addresses: Vec<Endpoint>,
+}
+
+/// `x0t entry …`.
+#[derive(Debug, Subcommand)]
+pub enum EntryAction {
+    /// Give an identity to processes: to those of which all the selectors hold.
+    Create(EntryCreateArgs),
+    /// Every entry.
+    List,
+    /// One entry.
+    Show {
+        /// As in `x0t entry list`.
+        id: EntryId,
+    },
+    /// Take an identity away. Processes lose it within a second; what they hold already ends by itself.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// As in `x0t entry list`.
+        id: EntryId,
+    },
+}
+
+/// `x0t entry create`.
+#[derive(Debug, Args)]
+pub struct EntryCreateArgs {
+    /// The identity, as in /web or spiffe://TRUST-DOMAIN/web.
+    #[arg(value_name = "SPIFFE-ID")]
+    pub spiffe_id: String,
+    /// What has to hold of a process, as in unix:uid:1000, unix:path:/usr/bin/web or systemd:unit:web.service; may be repeated.
+    #[arg(short, long = "selector", value_name = "KIND:VALUE", required = true)]
+    pub selectors: Vec<Selector>,
+    /// On which node, by name or SPIFFE ID, or `any` [default: this node].
+    #[arg(long, value_name = "NODE|any")]
+    pub node: Option<String>,
+    /// Life of its X.509-SVIDs, from 10s to 24h [default: that of the mesh].
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub x509_ttl: Option<Duration>,
+    /// Life of its JWT-SVIDs, from 10s to 24h [default: 5m].
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub jwt_ttl: Option<Duration>,
+    /// DNS name in its certificates; may be repeated.
+    #[arg(long = "dns", value_name = "NAME")]
+    pub dns_names: Vec<String>,
+    /// Foreign trust domain whose bundle its processes get; may be repeated.
+    #[arg(long, value_name = "DOMAIN")]
+    pub federates_with: Vec<TrustDomain>,
+    /// Tells a process with several identities what this one is for.
+    #[arg(long, value_name = "TEXT")]
+    pub hint: Option<String>,
+    /// The entry ends after this long.
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    pub expires_in: Option<Duration>,
+}
+
+/// `x0t identity …`.
+#[derive(Debug, Subcommand)]
+pub enum IdentityAction {
+    /// Why a process of this host gets an identity, or none: what was found of it, and the entries that come nearest. Exit code 2 if
+    /// it gets none.
+    Explain {
+        /// Which process.
+        #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+    },
+}
+
+/// `x0t svid …`.
+#[derive(Debug, Subcommand)]
+pub enum SvidAction {
+    /// Show the X.509-SVIDs of this process, once.
+    Show(SvidArgs),
+    /// Show them now and whenever they change, until interrupted.
+    Watch(SvidArgs),
+    /// Keep svid.pem, svid_key.pem and bundle.pem in a directory up to date, for programs that know only files, until interrupted.
+    Write {
+        #[command(flatten)]
+        args: SvidArgs,
+        /// Where; made if it is not there. The files change all at once.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Write once and end.
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+/// Where the Workload API is.
+#[derive(Clone, Debug, Args)]
+pub struct SvidArgs {
+    /// The Workload API, as in unix:/run/x0t/workload.sock [default: that of this node].
+    #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "ENDPOINT")]
+    pub socket: Option<String>,
 }
 
 /// `x0t ping`.

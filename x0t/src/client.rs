@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use x0t_identity::{OperatorAnswer, OperatorRequest};
 use x0t_netstack::forwarding::{ExposureView, ForwardView};
 use x0t_netstack::spec::{Exposure, Forward, MeshPort};
 use x0t_node::{Command, PeerView, Reply, RouteView, SessionView, StatusView};
 use x0t_runtime::admin_client::{AdminClient, AdminError, Events, ForwardLease};
 use x0t_runtime::state_dir::StateDir;
+use x0t_workload::explain::Explanation;
 
+use crate::beside::ExplainRequest;
 use crate::exit::{Exit, Failure};
 use crate::output::Names;
 use crate::start::state_dir_failure;
@@ -59,6 +62,27 @@ impl Client {
     /// Has it do something.
     pub async fn command(&self, command: Command) -> Result<Reply, Failure> {
         self.admin.command(command).await.map_err(|error| self.failure(error))
+    }
+
+    /// Has the authority on its host do something.
+    pub async fn authority(&self, request: &OperatorRequest) -> Result<OperatorAnswer, Failure> {
+        self.admin.ask("/api/v1/authority", request).await.map_err(|error| self.beside(error))
+    }
+
+    /// Why a process of its host gets an identity, or none.
+    pub async fn explain(&self, pid: i32) -> Result<Explanation, Failure> {
+        let request = ExplainRequest { pid };
+        self.admin.ask("/api/v1/identity/explain", &request).await.map_err(|error| self.beside(error))
+    }
+
+    /// What those who stand beside the node say when they cannot.
+    fn beside(&self, error: AdminError) -> Failure {
+        match error {
+            AdminError::Failed { status: 400, text } => Failure::new(Exit::Usage, text),
+            AdminError::Failed { status: 404, text } => Failure::new(Exit::Denied, text),
+            AdminError::Failed { status: 503, text } => Failure::new(Exit::Error, text),
+            other => self.failure(other),
+        }
     }
 
     /// What it forwards.

@@ -4,13 +4,16 @@ mod bench;
 mod completion;
 mod doctor;
 mod down;
+mod entry;
 mod events;
 mod expose;
 mod forward;
+mod identity;
 mod join;
 mod peer;
 mod ping;
 mod run;
+mod svid;
 mod token;
 mod trace;
 mod up;
@@ -51,6 +54,9 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Up(args) => up::run(&context, args).await,
         Action::Join(args) => join::run(&context, args).await,
         Action::Token(action) => token::run(&context, action).await,
+        Action::Entry(action) => entry::run(&context, action).await,
+        Action::Identity(action) => identity::run(&context, action).await,
+        Action::Svid(action) => svid::run(&context, action).await,
         Action::Down => down::run(&context).await,
         Action::Run(args) => run::run(&context, args).await,
         Action::Status => views::status(&context).await,

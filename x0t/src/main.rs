@@ -5,6 +5,7 @@
 //! from a state directory to a running node. [`demo`] runs a whole mesh of such daemons; [`parent`] sees to it that they do not
 //! outlive it. [`ui`] is the live page.
 
+mod beside;
 mod cli;
 mod client;
 mod commands;

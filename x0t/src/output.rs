@@ -17,6 +17,7 @@ use serde::Serialize;
 pub use forwarding::{exposures, forwards};
 pub use names::{Names, hop_name};
 pub use progress::Progress;
+pub use table::table;
 pub use units::{millis, span, time_of_day};
 pub use views::{peers, routes, sessions, status, trace};
 

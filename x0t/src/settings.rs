@@ -3,12 +3,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use x0t_model::Underlay;
 use x0t_node::critical::{RULES_MAX, Rule};
-use x0t_runtime::state_dir::{MeshFile, StateDir};
+use x0t_runtime::state_dir::{MeshFile, StateDir, WorkloadSocket};
 use x0t_runtime::tun::TunMode;
 
 use crate::cli::{CriticalSetting, HttpSetting, NodeArgs, SocksSetting, Switch, TunSetting};
@@ -30,13 +30,21 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         mtu,
         no_offload,
         socks,
+        workload_socket,
         expose,
         critical,
     } = args;
     let underlay = !(listen.is_empty() && advertise.is_empty() && peers.is_empty());
     let lists = underlay || !(expose.is_empty() && critical.is_empty());
     let reach = listen_tls.is_some() || tls_fallback.is_some() || discovery.is_some() || punch.is_some();
-    lists || reach || http.is_some() || tun.is_some() || mtu.is_some() || socks.is_some() || *no_offload
+    lists
+        || reach
+        || http.is_some()
+        || tun.is_some()
+        || mtu.is_some()
+        || socks.is_some()
+        || workload_socket.is_some()
+        || *no_offload
 }
 
 /// `mesh` with the flags that were given put in place of what it says.
@@ -70,6 +78,9 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     if let Some(socks) = args.socks {
         mesh.socks = SocksSetting::address(socks);
     }
+    if let Some(socket) = &args.workload_socket {
+        mesh.workload_socket.clone_from(socket);
+    }
     if !args.expose.is_empty() {
         mesh.exposed.clone_from(&args.expose);
     }
@@ -87,6 +98,18 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
         }
     }
     Ok(mesh)
+}
+
+/// Where the Workload API of the node in `state_dir` is.
+pub fn workload_socket_of(state_dir: &Path) -> Result<PathBuf, Failure> {
+    // A workload may not look into the state directory: then it is the host's own place, or what the environment says.
+    let socket = match StateDir::inspect(state_dir) {
+        Ok(mesh) => mesh.workload_socket,
+        Err(_) => WorkloadSocket::Auto,
+    };
+    socket.path(state_dir).ok_or_else(|| {
+        Failure::new(Exit::Usage, "this node serves no Workload API").next("start it with `--workload-socket auto`")
+    })
 }
 
 /// The rules given; `none` stands for no rule and for itself alone.

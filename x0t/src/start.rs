@@ -8,18 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys};
-use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
+use x0t_model::{Entropy, SpiffeId, TrustDomain};
 use x0t_node::critical::RULES_MAX;
 use x0t_node::discovery::DiscoveryConfig;
 use x0t_node::{Crypto, Node, NodeConfig, Record, RecordKind, Start, VerifyAfresh, stored_authorities};
 use x0t_overlay::tls::RustlsProvider;
 use x0t_runtime::clock::{Clock, seed};
-use x0t_runtime::daemon::{self, DaemonConfig};
+use x0t_runtime::daemon::{self, Companion, DaemonConfig};
 use x0t_runtime::http::{HttpError, bind_tcp};
 use x0t_runtime::state_dir::{MeshFile, StateDir, StateDirError};
 use x0t_runtime::tls_transport::{ListenError, TlsListener};
 use x0t_runtime::udp::{BindError, UdpSockets};
 
+use crate::beside::{self, Home};
 use crate::cli::NodeName;
 use crate::exit::{Exit, Failure};
 use crate::{host, ui};
@@ -114,23 +115,34 @@ pub fn state_dir_failure(error: impl Borrow<StateDirError>) -> Failure {
 
 /// Runs the node that lives in `dir` until it is told to stop.
 pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
+    let state = dir.path().to_owned();
+    let (tell, home) = std::sync::mpsc::channel();
+    let companion: Companion = Box::new(move |beside| beside::start(home.recv()?, beside));
     let config = DaemonConfig {
+        companion: Some(companion),
         settings: settings.clone(),
         assets: ui::ASSETS,
         ..DaemonConfig::new(dir, env!("CARGO_PKG_VERSION"))
     };
-    let ending = daemon::run(config, |dir, listen, now, wall| compose(dir, &settings, listen, now, wall)).await;
+    let ending = daemon::run(config, |dir, listen, now, wall| {
+        let start = compose(dir, &settings, listen)?;
+        let home = Home {
+            authority: start.is_authority.then(|| state.clone()),
+            node: start.svid.spiffe_id().clone(),
+            bundle: start.bundle.clone(),
+            authorities: start.authorities.clone(),
+            socket: settings.workload_socket.path(&state),
+        };
+        // Whoever starts the companion waits for it.
+        let _ = tell.send(home);
+        Ok(Node::new(start, now, wall)?)
+    })
+    .await;
     ending.map(drop).map_err(daemon_failure)
 }
 
-/// Composes the node that lives in `dir`.
-fn compose(
-    dir: &mut StateDir,
-    settings: &MeshFile,
-    listen: &[SocketAddr],
-    now: Instant,
-    wall: UnixTime,
-) -> anyhow::Result<Node> {
+/// What the node that lives in `dir` is made of.
+fn compose(dir: &mut StateDir, settings: &MeshFile, listen: &[SocketAddr]) -> anyhow::Result<Start> {
     let mut entropy = Entropy::new(seed()?);
     let advertised = match settings.advertise.as_slice() {
         [] => host::advertised(listen, &settings.trust_domain),
@@ -154,7 +166,7 @@ fn compose(
     let (start, epoch) = Start::from_records(config, read, entropy.next_u64(), crypto(), entropy.bytes())?;
     // An epoch that was not made durable could be used twice, and a node that does so is not believed.
     dir.write(&epoch)?;
-    Ok(Node::new(start, now, wall)?)
+    Ok(start)
 }
 
 /// Which ports beacons name: those that are open to others. None on a host that listens on loopback only.

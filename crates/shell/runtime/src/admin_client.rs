@@ -128,6 +128,14 @@ impl AdminClient {
         serde_json::from_slice(&bytes).map_err(protocol)
     }
 
+    /// Asks one of those who stand beside the node.
+    pub async fn ask<T: DeserializeOwned>(&self, path: &str, question: &impl Serialize) -> Result<T, AdminError> {
+        let body = serde_json::to_vec(question).map_err(protocol)?;
+        let request = self.request(Method::POST, path, Some(body))?;
+        let bytes = within(COMMAND_DEADLINE, self.exchange(request)).await?;
+        serde_json::from_slice(&bytes).map_err(protocol)
+    }
+
     /// What it forwards.
     pub async fn forwards(&self) -> Result<Vec<ForwardView>, AdminError> {
         self.read("/api/v1/forwards").await

@@ -14,6 +14,7 @@ pub mod attest;
 pub mod authority_service;
 pub mod authority_store;
 pub mod client;
+pub mod explain;
 pub mod files;
 pub mod identities;
 pub mod jwt_service;

@@ -1,6 +1,9 @@
 //! `mesh.json`: the settings that a node starts with.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use x0t_model::{TrustDomain, Underlay};
@@ -62,6 +65,9 @@ pub struct MeshFile {
     /// Where SOCKS5 is served; `null` for nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socks: Option<SocketAddr>,
+    /// Where workloads ask who they are (SPIFFE Workload API).
+    #[serde(default)]
+    pub workload_socket: WorkloadSocket,
     /// Which flows take two disjoint ways at once: `tcp/PORT`, `udp/PORT` or `dscp/N`.
     #[serde(default = "default_critical")]
     pub critical: Vec<Rule>,
@@ -106,9 +112,68 @@ impl MeshFile {
             forwards: Vec::new(),
             exposed: Vec::new(),
             socks: None,
+            workload_socket: WorkloadSocket::default(),
             critical: default_critical(),
             spread_flows: false,
         }
+    }
+}
+
+/// Where the Workload API is served: `auto`, `off` or a path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum WorkloadSocket {
+    /// Where every process of the host finds it, if the node runs from the host's own state directory; else beside the admin socket.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// There.
+    At(PathBuf),
+}
+
+impl WorkloadSocket {
+    /// Where the processes of a host look for it.
+    pub const OF_HOST: &str = "/run/x0t/workload.sock";
+    /// The state directory of a host's own node.
+    const STATE_OF_HOST: &str = "/var/lib/x0t";
+
+    /// The path, for a node that runs from `state`.
+    pub fn path(&self, state: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Auto if state == Path::new(Self::STATE_OF_HOST) => Some(Self::OF_HOST.into()),
+            Self::Auto => Some(state.join("workload.sock")),
+            Self::Off => None,
+            Self::At(path) => Some(path.clone()),
+        }
+    }
+}
+
+impl From<String> for WorkloadSocket {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => Self::Auto,
+            "off" => Self::Off,
+            path => Self::At(path.into()),
+        }
+    }
+}
+
+impl From<WorkloadSocket> for String {
+    fn from(socket: WorkloadSocket) -> Self {
+        match socket {
+            WorkloadSocket::Auto => "auto".to_owned(),
+            WorkloadSocket::Off => "off".to_owned(),
+            WorkloadSocket::At(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl FromStr for WorkloadSocket {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.to_owned().into())
     }
 }
 

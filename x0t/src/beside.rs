@@ -1,0 +1,194 @@
+//! What stands beside the node on its host: the authority, if it is here, the agent of this host's workloads, and the socket on
+//! which they ask who they are.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use x0t_identity::{Agent, AuthorityAnswer, AuthorityServer, Bundle, OperatorRequest, Ticket};
+use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
+use x0t_runtime::clock::{Clock, seed};
+use x0t_runtime::daemon::Beside;
+use x0t_runtime::handle::NodeHandle;
+use x0t_workload::agent_service::{self, AgentHandle, AgentPorts, AgentSource};
+use x0t_workload::attest::{Attestor, Process, Wanted};
+use x0t_workload::authority_service::{self, AuthorityHandle, AuthorityPorts};
+use x0t_workload::authority_store::LocalStore;
+use x0t_workload::explain::explain;
+use x0t_workload::jwt_service::JwtService;
+use x0t_workload::server::{self, ServerConfig, WorkloadServer};
+
+/// The largest program that `identity explain` reads for its digest; as much as the Workload API does.
+const PROGRAM_LEN_MAX: u64 = 256 << 20;
+
+/// What is needed of the node's state directory and settings.
+pub struct Home {
+    /// Where the authority's state is, if it is here.
+    pub authority: Option<PathBuf>,
+    /// Who the node is.
+    pub node: SpiffeId,
+    /// Whom it trusts at the start.
+    pub bundle: Bundle,
+    /// Every node that renews.
+    pub authorities: Vec<SpiffeId>,
+    /// Where workloads ask; `None` for nowhere.
+    pub socket: Option<PathBuf>,
+}
+
+/// Starts everything, on the runtime of the caller, and gives the routes by which the operator reaches it.
+pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
+    let Beside { node, questions, stop } = beside;
+    let mut entropy = Entropy::new(seed()?);
+    let authority = match &home.authority {
+        Some(directory) => {
+            let domain = home.node.trust_domain();
+            Some(start_authority(directory, domain, home.authorities, entropy.fork("authority"), &node, questions)?)
+        }
+        None => None,
+    };
+    let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node });
+    let agent = Agent::new(home.node, home.bundle, entropy.fork("agent"), Clock.now());
+    let jwt = JwtService::start(ports.clone(), stop.clone());
+    let agent = agent_service::start(agent, jwt.clone(), ports.clone(), stop.clone());
+    if let Some(socket) = &home.socket {
+        let listener = server::bind(socket)?;
+        let source = Arc::new(AgentSource::new(agent.clone(), jwt, ports));
+        let server = WorkloadServer::new(source, ServerConfig::default(), stop);
+        tracing::info!(socket = %socket.display(), "workloads may ask who they are");
+        tokio::spawn(async move {
+            if let Err(error) = server.serve(listener).await {
+                tracing::error!(%error, "the Workload API ended");
+            }
+        });
+    }
+    Ok(routes(Shared { authority, agent, attestor: Arc::new(Attestor::new(PROGRAM_LEN_MAX)) }))
+}
+
+fn start_authority(
+    directory: &Path,
+    domain: &TrustDomain,
+    authorities: Vec<SpiffeId>,
+    entropy: Entropy,
+    node: &NodeHandle,
+    mut questions: tokio::sync::mpsc::Receiver<(Ticket, x0t_identity::AuthorityRequest)>,
+) -> anyhow::Result<AuthorityHandle> {
+    let (store, authority) = LocalStore::open(directory, domain).context("the authority's state cannot be used")?;
+    let server = AuthorityServer::new(authority, authorities, entropy);
+    let ports = ToNode { node: node.clone(), runtime: Handle::current() };
+    let handle = authority_service::start(server, Box::new(store), ports).context("cannot start the authority")?;
+    let (authority, node) = (handle.clone(), node.clone());
+    tokio::spawn(async move {
+        while let Some((ticket, request)) = questions.recv().await {
+            if let Err(refusal) = authority.request(ticket, request)
+                && node.authority_answered(ticket, *refusal).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    Ok(handle)
+}
+
+/// From the authority's thread to the node.
+struct ToNode {
+    node: NodeHandle,
+    runtime: Handle,
+}
+
+impl AuthorityPorts for ToNode {
+    fn now(&self) -> (Instant, UnixTime) {
+        (Clock.now(), Clock.wall())
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: AuthorityAnswer) {
+        // A node that has stopped needs no answer.
+        let _ = self.runtime.block_on(self.node.authority_answered(ticket, answer));
+    }
+
+    fn joined(&mut self, node: SpiffeId) {
+        let _ = self.runtime.block_on(self.node.joined(node));
+    }
+}
+
+/// From the agent to the node.
+struct NodePorts {
+    node: NodeHandle,
+}
+
+impl AgentPorts for NodePorts {
+    fn now(&self) -> (Instant, UnixTime) {
+        (Clock.now(), Clock.wall())
+    }
+
+    fn ask(&self, body: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let node = self.node.clone();
+        async move { node.ask_authority(body).await }.boxed()
+    }
+
+    fn offer_bundle(&self, bundle: Bundle) -> BoxFuture<'static, ()> {
+        let node = self.node.clone();
+        async move {
+            // A node that has stopped trusts nobody.
+            let _ = node.offer_bundle(bundle).await;
+        }
+        .boxed()
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    authority: Option<AuthorityHandle>,
+    agent: AgentHandle,
+    attestor: Arc<Attestor>,
+}
+
+/// What is asked about a process.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    /// Which.
+    pub pid: i32,
+}
+
+fn routes(shared: Shared) -> Router {
+    Router::new()
+        .route("/api/v1/authority", post(ask_authority))
+        .route("/api/v1/identity/explain", post(explain_process))
+        .with_state(shared)
+}
+
+async fn ask_authority(State(shared): State<Shared>, Json(request): Json<OperatorRequest>) -> Response {
+    let Some(authority) = &shared.authority else {
+        let text = "this node is no authority; ask on the node that created the mesh";
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    match authority.operator(request).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
+}
+
+async fn explain_process(State(shared): State<Shared>, Json(request): Json<ExplainRequest>) -> Response {
+    let identities = shared.agent.identities().borrow().clone();
+    let wanted = Wanted { sha256: identities.wants_sha256() };
+    let attested = match Process::of_pid(request.pid) {
+        Ok(process) => shared.attestor.attest(&process, wanted).await,
+        Err(error) => Err(error),
+    };
+    match attested {
+        Ok(found) => {
+            let mut explanation = explain(request.pid, &found, &identities, Clock.wall());
+            explanation.authority_unreachable = shared.agent.state().degraded;
+            Json(explanation).into_response()
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("process {}: {error}", request.pid)).into_response(),
+    }
+}

@@ -1,0 +1,136 @@
+//! `x0t entry create|list|show|delete`.
+
+use comfy_table::Cell;
+use serde::Serialize;
+use x0t_identity::{AuthorityCommand, Entry, EntryId, EntrySpec, OperatorAnswer, OperatorRequest, Parent, Selectors};
+use x0t_model::{SpiffeId, TrustDomain};
+
+use super::Context;
+use crate::cli::{EntryAction, EntryCreateArgs};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::output::table;
+
+pub async fn run(context: &Context, action: EntryAction) -> anyhow::Result<Exit> {
+    let client = context.client();
+    match action {
+        EntryAction::Create(args) => create(context, &client, args).await?,
+        EntryAction::List => {
+            let entries = list(&client).await?;
+            context.out.result(&entries, |style| {
+                let rows = entries.iter().map(row).collect();
+                table(style, &["ID", "SPIFFE ID", "NODE", "SELECTORS"], &[], rows)
+            })?;
+        }
+        EntryAction::Show { id } => {
+            let entry = list(&client).await?.into_iter().find(|entry| entry.id == id).ok_or_else(|| unknown(&id))?;
+            context.out.result(&entry, |_| describe(&entry))?;
+        }
+        EntryAction::Delete { id } => {
+            let command = AuthorityCommand::DeleteEntry { id: id.clone() };
+            match client.authority(&OperatorRequest::Change(command)).await? {
+                OperatorAnswer::Done => {
+                    context.out.result(&Deleted { deleted: &id }, |_| format!("deleted entry {id}"))?;
+                }
+                other => return Err(not_done(other, "deleted").into()),
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+#[derive(Serialize)]
+struct Deleted<'a> {
+    deleted: &'a EntryId,
+}
+
+async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> anyhow::Result<()> {
+    let status = client.status().await?;
+    let domain = status.spiffe_id.trust_domain();
+    let parent = match args.node.as_deref() {
+        None => Parent::Node(status.spiffe_id.clone()),
+        Some("any") => Parent::AnyNode,
+        Some(name) if name.contains("://") => {
+            Parent::Node(name.parse().map_err(|error| usage("--node", name, &error))?)
+        }
+        Some(name) => Parent::Node(SpiffeId::node(domain, name).map_err(|error| usage("--node", name, &error))?),
+    };
+    let selectors = Selectors::new(args.selectors).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let spec = EntrySpec {
+        spiffe_id: full_id(&args.spiffe_id, domain)?,
+        parent,
+        selectors,
+        x509_ttl: args.x509_ttl,
+        jwt_ttl: args.jwt_ttl,
+        dns_names: args.dns_names,
+        federates_with: args.federates_with.into_iter().collect(),
+        hint: args.hint,
+        expires_at: args.expires_in.map(|after| x0t_runtime::clock::Clock.wall() + after),
+    };
+    match client.authority(&OperatorRequest::CreateEntry(spec)).await? {
+        OperatorAnswer::Entry { entry } => context.out.result(&entry, |_| describe(&entry)),
+        other => Err(not_done(other, "created").into()),
+    }
+}
+
+/// `/web`, `web` or a whole SPIFFE ID.
+fn full_id(text: &str, domain: &TrustDomain) -> Result<SpiffeId, Failure> {
+    let full = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("{}/{}", domain.id_text(), text.trim_start_matches('/'))
+    };
+    full.parse().map_err(|error| usage("the SPIFFE ID", text, &error))
+}
+
+async fn list(client: &Client) -> Result<Vec<Entry>, Failure> {
+    match client.authority(&OperatorRequest::ListEntries).await? {
+        OperatorAnswer::Entries { entries } => Ok(entries),
+        other => Err(not_done(other, "listed")),
+    }
+}
+
+fn row(entry: &Entry) -> Vec<Cell> {
+    let selectors: Vec<&str> = entry.spec.selectors.iter().map(x0t_identity::Selector::as_str).collect();
+    let parent = match &entry.spec.parent {
+        Parent::Node(node) => node.node_name().unwrap_or_default().to_owned(),
+        Parent::AnyNode => "any".to_owned(),
+    };
+    vec![Cell::new(&entry.id), Cell::new(&entry.spec.spiffe_id), Cell::new(parent), Cell::new(selectors.join(", "))]
+}
+
+fn describe(entry: &Entry) -> String {
+    let spec = &entry.spec;
+    let mut lines = vec![
+        format!("entry      {}", entry.id),
+        format!("identity   {}", spec.spiffe_id),
+        format!("node       {}", spec.parent),
+    ];
+    lines.extend(spec.selectors.iter().map(|selector| format!("selector   {selector}")));
+    lines.extend(spec.x509_ttl.map(|ttl| format!("x509 life  {} s", ttl.as_secs())));
+    lines.extend(spec.jwt_ttl.map(|ttl| format!("jwt life   {} s", ttl.as_secs())));
+    lines.extend(spec.dns_names.iter().map(|name| format!("dns name   {name}")));
+    lines.extend(spec.federates_with.iter().map(|domain| format!("federates  {domain}")));
+    lines.extend(spec.hint.iter().map(|hint| format!("hint       {hint}")));
+    lines.extend(spec.expires_at.map(|end| format!("expires    {} (seconds since 1970)", end.as_secs())));
+    lines.join("\n")
+}
+
+fn usage(what: &str, text: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("{what} `{text}` cannot be used")).because(error.to_string())
+}
+
+fn unknown(id: &EntryId) -> Failure {
+    Failure::new(Exit::Usage, format!("there is no entry {id}")).next("see them all with `x0t entry list`")
+}
+
+fn not_done(answer: OperatorAnswer, done: &str) -> Failure {
+    match answer {
+        OperatorAnswer::Refused(refused) => {
+            let exit = if refused.code == "unknown_entry" { Exit::Usage } else { Exit::Denied };
+            Failure::new(exit, format!("the entry was not {done}: {}", refused.text))
+        }
+        _ => Failure::new(Exit::Error, "the authority answered something else than what was asked")
+            .next("is the daemon of another version? `x0t version` tells this one's"),
+    }
+}

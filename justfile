@@ -21,6 +21,7 @@ netns:
 # Whether the data plane costs more than the baseline says.
 bench:
     cargo run --release -- bench dataplane --baseline crates/bench/baseline.json
+    cargo run --release -- bench identity --baseline crates/bench/identity.json
 
 # Seconds per target; needs cargo-fuzz.
 fuzz seconds="30":

@@ -47,7 +47,7 @@ Change it:
 Help yourself:
   doctor      Check this host and this node, with a next step for each finding
   demo        Run a small mesh on this host and watch it heal
-  bench       Measure what the data plane costs on this host
+  bench       Measure what the data plane and identity cost on this host
   completion  Print a completion script for your shell
   version     Print the version";
 
@@ -191,7 +191,7 @@ pub enum Action {
     Doctor,
     /// Run a small mesh on this host, break it, and watch it heal. Needs no root and no network.
     Demo(DemoArgs),
-    /// Measure what the data plane costs on this host. Needs no root, no network and no running node.
+    /// Measure what the data plane and identity cost on this host. Needs no root, no network and no running node.
     #[command(subcommand)]
     Bench(BenchAction),
     /// Print a completion script: `x0t completion bash > /etc/bash_completion.d/x0t`.
@@ -538,12 +538,16 @@ pub enum BenchAction {
     /// Seal, open, forward, handshake, next hop, refuse: per datagram, relative to the bare AEAD on the same host.
     ///
     /// With a baseline: exit code 3 if a ratio is worse than it by more than the factor.
-    Dataplane(DataplaneArgs),
+    Dataplane(BenchArgs),
+    /// Mint, validate and serve JWT-SVIDs: per token, relative to the bare signature on the same host.
+    ///
+    /// With a baseline: exit code 3 if a ratio is worse than it by more than the factor.
+    Identity(BenchArgs),
 }
 
-/// `x0t bench dataplane`.
+/// `x0t bench dataplane`, `x0t bench identity`.
 #[derive(Debug, Args)]
-pub struct DataplaneArgs {
+pub struct BenchArgs {
     /// Processor time to spend.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse::measuring_time)]
     pub time: Duration,

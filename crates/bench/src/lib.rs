@@ -1,4 +1,4 @@
-//! What the data plane costs: pure nodes driven back to back on one thread, without sockets, TUN devices or other processes.
+//! What the data plane and identity cost: pure nodes driven back to back on one thread, without sockets, TUN devices or other processes.
 //!
 //! Numbers of one machine say little about another, so every run also measures a few *references* (the bare AEAD on 1,400 bytes, a
 //! copy of 64 KiB, a bare UDP receive), and what is compared with a baseline is the **ratio** of a cost to its reference, never the
@@ -10,13 +10,14 @@
 //! suite ─► line      nodes in a row: what sending, forwarding and receiving a datagram costs a whole node
 //!       ─► sessions  two endpoints: seal, open, seal a hop header, a whole handshake
 //!       ─► table     one router that knows 1,000 origins: who carries it next
+//!       ─► tokens    JWT-SVIDs: mint, validate, serve from a cache
 //!       ─► forgery   datagrams that nobody authenticated: what a flood of them costs
 //!       ─► reference what the ratios are relative to
 //!       ─► report    table, JSON, comparison with a baseline
 //! ```
 //!
-//! `x0t bench dataplane` runs the suite; `cargo bench -p x0t-bench` runs the same operations one by one under divan, for whoever is
-//! tuning one of them. Throughput, latency and outages of real processes beside other overlays are measured by
+//! `x0t bench dataplane` and `x0t bench identity` run the suites; `cargo bench -p x0t-bench` runs the same operations one by one under
+//! divan, for whoever is tuning one of them. Throughput, latency and outages of real processes beside other overlays are measured by
 //! `tests/peers/compare.py`. `docs/benchmarks.md` says how to read all of it.
 
 pub mod forgery;
@@ -28,12 +29,13 @@ mod samples;
 pub mod sessions;
 mod suite;
 pub mod table;
+pub mod tokens;
 mod trust;
 
 pub use report::{Baseline, Comparison, Measured, Report, Verdict};
 pub use row::Row;
 pub use samples::{Samples, processor_time};
-pub use suite::{Options, dataplane};
+pub use suite::{Options, dataplane, identity};
 
 /// Why a measurement has no result.
 #[derive(Debug, thiserror::Error)]

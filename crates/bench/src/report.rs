@@ -10,7 +10,7 @@ const FORGERY_GOAL_NANOS: f64 = 500.0;
 /// Everything that was measured in one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The rows, in the order of [`Row::ALL`].
+    /// The rows, in the order of [`Row::DATA_PLANE`] or [`Row::IDENTITY`].
     pub rows: Vec<Measured>,
 }
 
@@ -33,7 +33,7 @@ impl Report {
     ///
     /// # Errors
     /// If a row or its reference was not measured.
-    pub(crate) fn of(samples: &Samples) -> Result<Self, BenchError> {
+    pub(crate) fn of(rows: &[Row], samples: &Samples) -> Result<Self, BenchError> {
         let nanos = |row: Row| {
             let missing = || BenchError::Session(format!("`{}` was not measured", row.name()));
             samples.undisturbed(row).filter(|nanos| *nanos > 0.0).ok_or_else(missing)
@@ -43,7 +43,7 @@ impl Report {
                 row.reference().map(|reference| Ok::<f64, BenchError>(nanos(*row)? / nanos(reference)?)).transpose()?;
             Ok(Measured { name: row.name().to_owned(), nanos: nanos(*row)?, ratio, batches: samples.batches(*row) })
         };
-        Ok(Self { rows: Row::ALL.iter().map(measured).collect::<Result<_, BenchError>>()? })
+        Ok(Self { rows: rows.iter().map(measured).collect::<Result<_, BenchError>>()? })
     }
 
     fn nanos(&self, row: Row) -> Option<f64> {
@@ -64,12 +64,21 @@ impl Report {
 
     /// The table, one row a line.
     pub fn table(&self) -> String {
-        let mut text = format!("{:<50} {:>12} {:>10}\n", "per datagram", "ns", "ratio");
+        let is_identity = self.nanos(Row::JwtMint).is_some();
+        let unit = if is_identity { "per token" } else { "per datagram" };
+        let mut text = format!("{unit:<50} {:>12} {:>10}\n", "ns", "ratio");
+        let mut goals = String::new();
         for measured in &self.rows {
-            let title =
-                Row::ALL.iter().find(|row| row.name() == measured.name).map_or(&*measured.name, |row| row.title());
+            let row = Row::DATA_PLANE.iter().chain(&Row::IDENTITY).find(|row| row.name() == measured.name);
+            let title = row.map_or(&*measured.name, |row| row.title());
             let ratio = measured.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
             text += &format!("{title:<50} {:>12.1} {ratio:>10}\n", measured.nanos);
+            if let Some(goal) = row.and_then(|row| row.per_second_goal()) {
+                goals += &format!("\n{title}: {:.0} a second; the goal is {goal:.0}.", 1e9 / measured.nanos);
+            }
+        }
+        if is_identity {
+            return text + "Ratios are to the signature, the verification, and the hash." + &goals;
         }
         text += "Ratios are to the AES-256-GCM reference; that of the received forgery is to the bare UDP receive.";
         if let (Some(bare), Some(forged)) = (self.nanos(Row::UdpReceive), self.nanos(Row::ForgedReceive)) {

@@ -49,11 +49,36 @@ pub enum Row {
     ForgedHello,
     /// Receiving a forged datagram on loopback and refusing it.
     ForgedReceive,
+    /// Reference: the bare ES256 signature.
+    Es256Sign,
+    /// Reference: the bare ES256 verification.
+    Es256Verify,
+    /// Reference: the bare SHA-256 of about a token.
+    Sha256,
+    /// An authority mints a JWT-SVID.
+    JwtMint,
+    /// A validator sees a JWT-SVID for the first time.
+    JwtValidate,
+    /// A validator sees one of 10,000 JWT-SVIDs again.
+    JwtRemembered,
+    /// A cache serves one of 10,000 JWT-SVIDs.
+    JwtServe,
 }
 
 impl Row {
-    /// All, in the order of the report.
-    pub const ALL: [Self; 23] = [
+    /// Those of `x0t bench identity`, in the order of the report.
+    pub const IDENTITY: [Self; 7] = [
+        Self::Es256Sign,
+        Self::Es256Verify,
+        Self::Sha256,
+        Self::JwtMint,
+        Self::JwtValidate,
+        Self::JwtRemembered,
+        Self::JwtServe,
+    ];
+
+    /// Those of `x0t bench dataplane`, in the order of the report.
+    pub const DATA_PLANE: [Self; 23] = [
         Self::Aead,
         Self::Copy,
         Self::UdpReceive,
@@ -105,6 +130,13 @@ impl Row {
             Self::Replayed => "replayed",
             Self::ForgedHello => "forged_hello",
             Self::ForgedReceive => "forged_receive",
+            Self::Es256Sign => "es256_sign",
+            Self::Es256Verify => "es256_verify",
+            Self::Sha256 => "sha256_400",
+            Self::JwtMint => "jwt_mint",
+            Self::JwtValidate => "jwt_validate",
+            Self::JwtRemembered => "jwt_validate_remembered",
+            Self::JwtServe => "jwt_serve",
         }
     }
 
@@ -134,14 +166,34 @@ impl Row {
             Self::Replayed => "refuse: replayed packet",
             Self::ForgedHello => "refuse: hello without a cookie",
             Self::ForgedReceive => "receive a forged packet and refuse it",
+            Self::Es256Sign => "a bare ES256 signature (reference)",
+            Self::Es256Verify => "a bare ES256 verification (reference)",
+            Self::Sha256 => "a bare SHA-256 of 400 bytes (reference)",
+            Self::JwtMint => "mint a JWT-SVID",
+            Self::JwtValidate => "validate a JWT-SVID",
+            Self::JwtRemembered => "validate one of 10,000 seen before",
+            Self::JwtServe => "serve one of 10,000 from the cache",
+        }
+    }
+
+    /// How many of it a second of one core should see, where there is such a goal.
+    pub const fn per_second_goal(self) -> Option<f64> {
+        match self {
+            Self::JwtMint => Some(30_000.0),
+            Self::JwtValidate => Some(16_000.0),
+            Self::JwtRemembered | Self::JwtServe => Some(1_000_000.0),
+            _ => None,
         }
     }
 
     /// What its ratio is relative to; `None` for a reference.
     pub const fn reference(self) -> Option<Self> {
         match self {
-            Self::Aead | Self::Copy | Self::UdpReceive => None,
+            Self::Aead | Self::Copy | Self::UdpReceive | Self::Es256Sign | Self::Es256Verify | Self::Sha256 => None,
             Self::ForgedReceive => Some(Self::UdpReceive),
+            Self::JwtMint => Some(Self::Es256Sign),
+            Self::JwtValidate => Some(Self::Es256Verify),
+            Self::JwtRemembered | Self::JwtServe => Some(Self::Sha256),
             _ => Some(Self::Aead),
         }
     }
@@ -155,8 +207,9 @@ mod tests {
 
     #[test]
     fn every_row_has_a_name_of_its_own_and_a_reference_that_is_one() {
-        let names: BTreeSet<_> = Row::ALL.iter().map(|row| row.name()).collect();
-        assert_eq!(names.len(), Row::ALL.len());
-        assert!(Row::ALL.iter().filter_map(|row| row.reference()).all(|reference| reference.reference().is_none()));
+        let all = || Row::DATA_PLANE.iter().chain(&Row::IDENTITY);
+        let names: BTreeSet<_> = all().map(|row| row.name()).collect();
+        assert_eq!(names.len(), all().count());
+        assert!(all().filter_map(|row| row.reference()).all(|reference| reference.reference().is_none()));
     }
 }

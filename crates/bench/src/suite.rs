@@ -1,4 +1,4 @@
-//! The whole suite, a batch of everything per round.
+//! The suites, a batch of everything per round.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use crate::line::{Line, Load};
 use crate::reference::Reference;
 use crate::sessions::Pair;
 use crate::table::Table;
+use crate::tokens::Tokens;
 use crate::{BenchError, Report, Row, Samples, processor_time};
 
 /// How long to measure.
@@ -28,7 +29,7 @@ const WARM_UP: usize = 20;
 /// Packets of a load of single ones.
 const SINGLES: usize = 32;
 
-/// Measures everything.
+/// Measures the data plane.
 ///
 /// # Errors
 /// If a node does not do its part; then there is no report at all, for a cost of work that was not done means nothing.
@@ -45,6 +46,22 @@ pub fn dataplane(options: Options) -> Result<Report, BenchError> {
         table.round(samples)?;
         flood.round(samples)
     };
+    Report::of(&Row::DATA_PLANE, &rounds(options, &mut round)?)
+}
+
+/// Measures JWT-SVIDs.
+///
+/// # Errors
+/// If a token is refused that should be accepted.
+pub fn identity(options: Options) -> Result<Report, BenchError> {
+    let mut tokens = Tokens::new()?;
+    Report::of(&Row::IDENTITY, &rounds(options, &mut |samples| tokens.round(samples))?)
+}
+
+fn rounds(
+    options: Options,
+    round: &mut dyn FnMut(&mut Samples) -> Result<(), BenchError>,
+) -> Result<Samples, BenchError> {
     for _ in 0..WARM_UP {
         round(&mut Samples::default())?;
     }
@@ -53,7 +70,7 @@ pub fn dataplane(options: Options) -> Result<Report, BenchError> {
     while processor_time() < end {
         round(&mut samples)?;
     }
-    Report::of(&samples)
+    Ok(samples)
 }
 
 #[cfg(test)]
@@ -62,15 +79,16 @@ mod tests {
 
     #[test]
     fn every_row_is_measured() {
-        let report = dataplane(Options { time: Duration::from_millis(1) }).unwrap();
-        assert_eq!(report.rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), Row::ALL.map(Row::name));
-        assert!(report.table().lines().count() > Row::ALL.len());
-        assert!(
-            report
-                .rows
-                .iter()
-                .all(|row| row.ratio.is_some()
-                    == Row::ALL.iter().any(|r| r.name() == row.name && r.reference().is_some()))
-        );
+        let options = Options { time: Duration::from_millis(1) };
+        check(&dataplane(options).unwrap(), &Row::DATA_PLANE);
+        check(&identity(options).unwrap(), &Row::IDENTITY);
+    }
+
+    fn check(report: &Report, rows: &[Row]) {
+        let names: Vec<_> = rows.iter().map(|row| row.name()).collect();
+        assert_eq!(report.rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), names);
+        assert!(report.table().lines().count() > rows.len());
+        let has_ratio: Vec<_> = rows.iter().map(|row| row.reference().is_some()).collect();
+        assert_eq!(report.rows.iter().map(|row| row.ratio.is_some()).collect::<Vec<_>>(), has_ratio);
     }
 }

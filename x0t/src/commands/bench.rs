@@ -1,12 +1,12 @@
-//! `x0t bench dataplane`: what the data plane costs on this host, and whether it costs more than it did.
+//! `x0t bench`: what the data plane and identity cost on this host, and whether they cost more than they did.
 
 use std::path::Path;
 
 use serde::Serialize;
-use x0t_bench::{Baseline, Comparison, Options, Report, dataplane};
+use x0t_bench::{Baseline, BenchError, Comparison, Options, Report, dataplane, identity};
 
 use super::Context;
-use crate::cli::{BenchAction, DataplaneArgs};
+use crate::cli::{BenchAction, BenchArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::Progress;
 
@@ -21,17 +21,23 @@ struct Outcome {
 
 pub async fn run(context: &Context, action: BenchAction) -> anyhow::Result<Exit> {
     match action {
-        BenchAction::Dataplane(args) => measure(context, args).await,
+        BenchAction::Dataplane(args) => measure(context, args, "measuring the data plane", dataplane).await,
+        BenchAction::Identity(args) => measure(context, args, "measuring JWT-SVIDs", identity).await,
     }
 }
 
-async fn measure(context: &Context, args: DataplaneArgs) -> anyhow::Result<Exit> {
+async fn measure(
+    context: &Context,
+    args: BenchArgs,
+    doing: &'static str,
+    suite: fn(Options) -> Result<Report, BenchError>,
+) -> anyhow::Result<Exit> {
     // What is wrong with the baseline is said before a second is spent.
     let baseline = args.baseline.as_deref().map(read).transpose()?;
     let options = Options { time: args.time };
-    let progress = Progress::new("measuring the data plane");
+    let progress = Progress::new(doing);
     // On a thread of its own, whose processor time is what is measured.
-    let report = tokio::task::spawn_blocking(move || dataplane(options)).await?;
+    let report = tokio::task::spawn_blocking(move || suite(options)).await?;
     progress.finish();
     let report = report?;
     if let Some(path) = &args.save_baseline {
@@ -56,5 +62,5 @@ fn read(path: &Path) -> Result<Baseline, Failure> {
 
 fn failure(what: &str, path: &Path) -> Failure {
     Failure::new(Exit::Usage, format!("{} {what}", path.display()))
-        .next("save one with `x0t bench dataplane --save-baseline FILE`")
+        .next("save one with `x0t bench dataplane --save-baseline FILE` or `x0t bench identity --save-baseline FILE`")
 }

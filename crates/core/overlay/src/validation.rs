@@ -14,8 +14,9 @@ use x0t_model::Instant;
 const TRIES: u32 = 3;
 /// An answer is waited for at least this long: peers are processes on busy hosts.
 const PATIENCE_MIN: Duration = Duration::from_millis(50);
-/// After a peer has proved to be where it was, so long no such doubt is heeded. Doubts are cheap for a copyist.
-pub(crate) const SETTLED_FOR: Duration = Duration::from_secs(1);
+/// After a peer has proved to be where it was, so long no such doubt is heeded, for doubts are cheap for a copyist. A peer that moves just
+/// then is still found before the silence at its old address makes the link dead.
+pub(crate) const SETTLED_FOR: Duration = Duration::from_millis(100);
 
 /// A doubt where the peer is.
 #[derive(Debug)]

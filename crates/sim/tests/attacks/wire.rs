@@ -100,7 +100,7 @@ fn who_copies_everything_and_is_faster_does_not_come_between_two_neighbours() {
             }
         }
         let refuted = [a, b].map(|host| counter(&world, host, "overlay_roams_refuted"));
-        assert!(refuted.iter().all(|count| (1..=6).contains(count)), "{refuted:?} in five seconds");
+        assert!(refuted.iter().all(|count| (1..=50).contains(count)), "{refuted:?} in five seconds");
         assert_eq!([a, b].map(|host| counter(&world, host, "overlay_roams")), [0, 0]);
         assert_eq!([standing(&world, a), standing(&world, b)], before);
         assert_ping(&mut world, a, b);

@@ -28,11 +28,12 @@ mod procfs;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use x0t_identity::{Selector, SelectorError, Selectors};
 
-use self::binary::{Program, Programs};
+use self::binary::{FileKey, Program, Programs};
 pub use self::process::Process;
 use self::procfs::Malformed;
 
@@ -101,12 +102,14 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Attestor {
     programs: Programs,
+    users: Table,
+    groups: Table,
 }
 
 impl Attestor {
     /// Programs of up to `read_max` bytes are read for their digest; a larger one has no `unix:sha256`.
     pub fn new(read_max: u64) -> Self {
-        Self { programs: Programs::new(read_max) }
+        Self { programs: Programs::new(read_max), users: Table::new("/etc/passwd"), groups: Table::new("/etc/group") }
     }
 
     /// Everything that is true of `process` at this moment.
@@ -134,7 +137,9 @@ impl Attestor {
             };
             let after = Moment::of(pid)?;
             match facts {
-                Some(facts) if before == after => return selectors(&credentials, &cgroup, &facts),
+                Some(facts) if before == after => {
+                    return selectors(&credentials, &cgroup, &facts, (&self.users.content(), &self.groups.content()));
+                }
                 _ => before = after,
             }
         }
@@ -173,10 +178,38 @@ fn read_file(path: &str, len_max: usize) -> io::Result<Vec<u8>> {
     if text.len() > len_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
+/// A table of names, read again when the file has changed.
+#[derive(Debug)]
+struct Table {
+    path: &'static str,
+    known: Mutex<Option<(FileKey, Arc<[u8]>)>>,
+}
+
+impl Table {
+    const fn new(path: &'static str) -> Self {
+        Self { path, known: Mutex::new(None) }
+    }
+
+    /// Empty on a host without it: then nobody has a name.
+    fn content(&self) -> Arc<[u8]> {
+        let Ok(key) = FileKey::of_path(self.path) else { return Arc::default() };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, content)) if *of == key => Arc::clone(content),
+            _ => {
+                let content: Arc<[u8]> = read_file(self.path, TABLE_LEN_MAX).unwrap_or_default().into();
+                *known = Some((key, Arc::clone(&content)));
+                content
+            }
+        }
+    }
+}
+
 fn selectors(
     credentials: &procfs::Credentials,
     cgroup: &cgroup::Cgroup,
     facts: &binary::Facts,
+    (users, groups): (&[u8], &[u8]),
 ) -> Result<Selectors, AttestError> {
     let mut found = Vec::new();
     let mut add = |kind: &str, value: &str| {
@@ -185,16 +218,13 @@ fn selectors(
             found.extend(format!("{kind}:{value}").parse::<Selector>().ok());
         }
     };
-    // A host without the tables has no names.
-    let users = read_file("/etc/passwd", TABLE_LEN_MAX).unwrap_or_default();
-    let groups = read_file("/etc/group", TABLE_LEN_MAX).unwrap_or_default();
     add("unix:uid", &credentials.uid.to_string());
     add("unix:gid", &credentials.gid.to_string());
-    add("unix:user", procfs::name_of(&users, credentials.uid).unwrap_or_default());
-    add("unix:group", procfs::name_of(&groups, credentials.gid).unwrap_or_default());
+    add("unix:user", procfs::name_of(users, credentials.uid).unwrap_or_default());
+    add("unix:group", procfs::name_of(groups, credentials.gid).unwrap_or_default());
     for gid in credentials.groups.iter().take(GROUPS_MAX) {
         add("unix:supplementary_gid", &gid.to_string());
-        add("unix:supplementary_group", procfs::name_of(&groups, *gid).unwrap_or_default());
+        add("unix:supplementary_group", procfs::name_of(groups, *gid).unwrap_or_default());
     }
     let optional = [
         ("unix:path", facts.path.as_deref()),

@@ -84,6 +84,11 @@ fn stat(path: &str) -> Result<Statx, Errno> {
 }
 
 impl FileKey {
+    /// Of whatever lies at `path`.
+    pub(crate) fn of_path(path: &str) -> Result<Self, Errno> {
+        stat(path).map(|found| Self::of(&found))
+    }
+
     fn of(found: &Statx) -> Self {
         Self {
             device: (found.stx_dev_major, found.stx_dev_minor),

@@ -50,7 +50,7 @@ pub fn new_mesh(
     let mut config = AuthorityConfig::default();
     config.svid_ttl = svid_ttl.unwrap_or(config.svid_ttl);
     let (mut entropy, mut keys, now) = (Entropy::new(seed()?), AwsLcKeys, Clock.wall());
-    let authority = Authority::create(&node, config, &mut keys, &mut entropy, now)?;
+    let mut authority = Authority::create(&node, config, &mut keys, &mut entropy, now)?;
     let svid = authority.issue_self(&mut keys, &mut entropy, now)?;
     let record = |kind, bytes: &[u8]| Record { kind, bytes: bytes.to_vec() };
     Ok(vec![

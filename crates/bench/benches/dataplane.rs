@@ -5,6 +5,7 @@
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use x0t_bench::forgery::Flood;
+use x0t_bench::issuance::Issuance;
 use x0t_bench::line::{Line, Load, SEGMENT_LEN, SEGMENTS};
 use x0t_bench::sessions::{DATAGRAM_LEN, Pair, RUN};
 use x0t_bench::table::{ORIGINS, Table};
@@ -71,4 +72,22 @@ fn single(bencher: Bencher<'_, '_>, packets: usize) {
 fn refuse(bencher: Bencher<'_, '_>, row: Row) {
     let mut flood = Flood::new().unwrap();
     bencher.bench_local(|| flood.refuse(row));
+}
+
+#[divan::bench]
+fn issue_x509(bencher: Bencher<'_, '_>) {
+    let mut issuance = Issuance::new().unwrap();
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| issuance.issue().unwrap());
+}
+
+#[divan::bench]
+fn issue_x509_request(bencher: Bencher<'_, '_>) {
+    let mut issuance = Issuance::new().unwrap();
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| issuance.issue_request().unwrap());
+}
+
+#[divan::bench]
+fn mint_jwt(bencher: Bencher<'_, '_>) {
+    let mut issuance = Issuance::new().unwrap();
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| issuance.mint().unwrap());
 }

@@ -12,6 +12,7 @@
 //!       ─► table     one router that knows 1,000 origins: who carries it next
 //!       ─► tokens    JWT-SVIDs: mint, validate, serve from a cache
 //!       ─► forgery   datagrams that nobody authenticated: what a flood of them costs
+//!       ─► issuance  an authority with a thousand entries: X.509-SVIDs and JWT-SVIDs
 //!       ─► reference what the ratios are relative to
 //!       ─► report    table, JSON, comparison with a baseline
 //! ```
@@ -21,6 +22,7 @@
 //! `tests/peers/compare.py`. `docs/benchmarks.md` says how to read all of it.
 
 pub mod forgery;
+pub mod issuance;
 pub mod line;
 mod reference;
 mod report;

@@ -63,11 +63,17 @@ pub enum Row {
     JwtRemembered,
     /// A cache serves one of 10,000 JWT-SVIDs.
     JwtServe,
+    /// An authority issues an X.509-SVID to a workload, its key given.
+    IssueX509,
+    /// An authority issues an X.509-SVID to a workload, its signing request checked.
+    IssueX509Request,
+    /// An authority looks up the entry and mints a JWT-SVID for its workload.
+    IssueJwt,
 }
 
 impl Row {
     /// Those of `x0t bench identity`, in the order of the report.
-    pub const IDENTITY: [Self; 7] = [
+    pub const IDENTITY: [Self; 10] = [
         Self::Es256Sign,
         Self::Es256Verify,
         Self::Sha256,
@@ -75,6 +81,9 @@ impl Row {
         Self::JwtValidate,
         Self::JwtRemembered,
         Self::JwtServe,
+        Self::IssueX509,
+        Self::IssueX509Request,
+        Self::IssueJwt,
     ];
 
     /// Those of `x0t bench dataplane`, in the order of the report.
@@ -137,6 +146,9 @@ impl Row {
             Self::JwtValidate => "jwt_validate",
             Self::JwtRemembered => "jwt_validate_remembered",
             Self::JwtServe => "jwt_serve",
+            Self::IssueX509 => "issue_x509",
+            Self::IssueX509Request => "issue_x509_request",
+            Self::IssueJwt => "issue_jwt",
         }
     }
 
@@ -173,13 +185,16 @@ impl Row {
             Self::JwtValidate => "validate a JWT-SVID",
             Self::JwtRemembered => "validate one of 10,000 seen before",
             Self::JwtServe => "serve one of 10,000 from the cache",
+            Self::IssueX509 => "issue an X.509-SVID, key given",
+            Self::IssueX509Request => "issue an X.509-SVID, request checked",
+            Self::IssueJwt => "issue a JWT-SVID by its entry",
         }
     }
 
     /// How many of it a second of one core should see, where there is such a goal.
     pub const fn per_second_goal(self) -> Option<f64> {
         match self {
-            Self::JwtMint => Some(30_000.0),
+            Self::JwtMint | Self::IssueX509 | Self::IssueJwt => Some(30_000.0),
             Self::JwtValidate => Some(16_000.0),
             Self::JwtRemembered | Self::JwtServe => Some(1_000_000.0),
             _ => None,
@@ -191,7 +206,7 @@ impl Row {
         match self {
             Self::Aead | Self::Copy | Self::UdpReceive | Self::Es256Sign | Self::Es256Verify | Self::Sha256 => None,
             Self::ForgedReceive => Some(Self::UdpReceive),
-            Self::JwtMint => Some(Self::Es256Sign),
+            Self::JwtMint | Self::IssueX509 | Self::IssueX509Request | Self::IssueJwt => Some(Self::Es256Sign),
             Self::JwtValidate => Some(Self::Es256Verify),
             Self::JwtRemembered | Self::JwtServe => Some(Self::Sha256),
             _ => Some(Self::Aead),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::forgery::Flood;
+use crate::issuance::Issuance;
 use crate::line::{Line, Load};
 use crate::reference::Reference;
 use crate::sessions::Pair;
@@ -49,13 +50,17 @@ pub fn dataplane(options: Options) -> Result<Report, BenchError> {
     Report::of(&Row::DATA_PLANE, &rounds(options, &mut round)?)
 }
 
-/// Measures JWT-SVIDs.
+/// Measures SVIDs: issuing, minting, validating.
 ///
 /// # Errors
-/// If a token is refused that should be accepted.
+/// If something is refused that should be accepted.
 pub fn identity(options: Options) -> Result<Report, BenchError> {
-    let mut tokens = Tokens::new()?;
-    Report::of(&Row::IDENTITY, &rounds(options, &mut |samples| tokens.round(samples))?)
+    let (mut tokens, mut issuance) = (Tokens::new()?, Issuance::new()?);
+    let mut round = |samples: &mut Samples| {
+        tokens.round(samples)?;
+        issuance.round(samples)
+    };
+    Report::of(&Row::IDENTITY, &rounds(options, &mut round)?)
 }
 
 fn rounds(

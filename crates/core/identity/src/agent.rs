@@ -23,6 +23,7 @@ use crate::agent_message::{
 };
 use crate::authority::Known;
 use crate::bundle::{Bundle, BundleMap, BundleUpdate};
+use crate::ca_life::KeyId;
 use crate::causes;
 use crate::csr::signing_request;
 use crate::entry::{Entry, EntryId};
@@ -94,6 +95,8 @@ struct Slot {
     pending: Option<PrivateKey>,
     phase: Phase,
     failures: u32,
+    /// Who issued the SVID in use.
+    issuer: Option<KeyId>,
 }
 
 #[derive(Debug)]
@@ -123,6 +126,12 @@ pub struct Agent {
     events: VecDeque<AgentEvent>,
     /// Grows with each change of what processes may get.
     generation: u64,
+    /// Authorities whose SVIDs are to be replaced.
+    tainted: BTreeSet<KeyId>,
+    /// Revocation lists of the own trust domain.
+    crls: Vec<Vec<u8>>,
+    /// Who issued the node's own SVID.
+    own_issuer: Option<KeyId>,
     stats: AgentStats,
 }
 
@@ -147,6 +156,9 @@ impl Agent {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             generation: 0,
+            tainted: BTreeSet::new(),
+            crls: Vec::new(),
+            own_issuer: None,
             stats: AgentStats::default(),
         }
     }
@@ -169,6 +181,30 @@ impl Agent {
     /// Grows with each change of [`Self::held`] or [`Self::bundles`]. 0 until the authority was heard for the first time.
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The node shows an SVID with this chain from now on: the authority is told who issued it.
+    pub fn set_own_chain(&mut self, chain: &[CertificateDer<'_>]) {
+        self.own_issuer = KeyId::of_issuer(chain);
+    }
+
+    /// Whether SVIDs of `issuer` are to be replaced, the node's own included.
+    pub fn is_tainted(&self, issuer: KeyId) -> bool {
+        self.tainted.contains(&issuer)
+    }
+
+    /// Revocation lists of the own trust domain (DER), as the authority has sent them with the bundle.
+    pub fn crls(&self) -> &[Vec<u8>] {
+        &self.crls
+    }
+
+    /// Who issued what the node and its workloads show; a tainted one before others. `None` as long as the node's own is not known.
+    fn issuer(&self) -> Option<KeyId> {
+        let issuers = self.slots.values().filter(|slot| slot.svid.is_some()).filter_map(|slot| slot.issuer);
+        let issuers = issuers.chain(self.own_issuer);
+        issuers
+            .max_by_key(|issuer| self.tainted.contains(issuer))
+            .filter(|issuer| self.own_issuer.is_some() || self.tainted.contains(issuer))
     }
 
     /// What it has done.
@@ -218,7 +254,8 @@ impl Agent {
             let in_use = |bundle: &Arc<Bundle>| (bundle.trust_domain().clone(), bundle.sequence());
             let bundles = self.bundles.iter().map(in_use).collect();
             // A question that is kept waits for news, so the first one, which has none to wait for, is answered at once.
-            let request = SyncRequest { known: self.known, bundles, wait: self.generation > 0 };
+            let (known, issuer) = (self.known, self.issuer());
+            let request = SyncRequest { known, bundles, issuer, wait: self.generation > 0 };
             self.ask(Outstanding::Sync, AgentRequest::Sync(request));
         }
         for slot in self.slots.values_mut() {
@@ -341,8 +378,17 @@ impl Agent {
         }
         self.known = delta.known;
         self.sync_at = Some(now);
-        if own_bundle {
-            self.judge_anew(wall);
+        let tainted: BTreeSet<_> = answer.tainted.into_iter().collect();
+        let newly_tainted = self.tainted != tainted;
+        self.tainted = tainted;
+        let crls: Vec<_> = answer.crls.into_iter().map(|list| list.0).collect();
+        // Two lists of the same content differ in their signatures; the content changes with the number of the bundle.
+        if own_bundle || self.crls.len() != crls.len() {
+            self.crls = crls;
+            changed = true;
+        }
+        if own_bundle || newly_tainted {
+            self.judge_anew(own_bundle, wall);
         }
         if changed {
             self.change();
@@ -368,18 +414,25 @@ impl Agent {
             self.stats.entries_dropped += 1;
             return false;
         }
-        let slot = Slot { entry: entry.clone(), svid: None, pending: None, phase: Phase::Due, failures: 0 };
+        let slot =
+            Slot { entry: entry.clone(), svid: None, pending: None, phase: Phase::Due, failures: 0, issuer: None };
         self.slots.insert(entry.id.clone(), slot);
         true
     }
 
-    /// The bundle has changed: an SVID whose authority is not in it convinces nobody any more, so another is asked for.
-    fn judge_anew(&mut self, wall: UnixTime) {
+    /// The bundle has changed: an SVID whose authority is not in it convinces nobody any more, and one of a tainted authority soon
+    /// will not, so another is asked for.
+    fn judge_anew(&mut self, is_new: bool, wall: UnixTime) {
         let Some(own) = self.bundles.get(self.node.trust_domain()).cloned() else { return };
-        self.events.push_back(AgentEvent::OwnBundle((*own).clone()));
+        if is_new {
+            self.events.push_back(AgentEvent::OwnBundle((*own).clone()));
+        }
         for slot in self.slots.values_mut() {
             let stands = |svid: &Svid| verify_chain(svid.chain(), &own, wall).is_ok();
-            if slot.svid.as_ref().is_some_and(|svid| !stands(svid)) && !matches!(slot.phase, Phase::Asking(_)) {
+            let is_tainted = slot.issuer.is_some_and(|issuer| self.tainted.contains(&issuer));
+            if slot.svid.as_ref().is_some_and(|svid| is_tainted || !stands(svid))
+                && !matches!(slot.phase, Phase::Asking(_))
+            {
                 slot.phase = Phase::Due;
             }
         }
@@ -389,7 +442,9 @@ impl Agent {
         let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.phase == Phase::Asking(request)) else { return };
         let own = self.bundles.get(self.node.trust_domain());
         let adopted = match outcome {
-            SvidOutcome::Issued(chain) => own.ok_or_else(String::new).and_then(|own| slot.check(chain, own, wall)),
+            SvidOutcome::Issued(chain) => {
+                own.ok_or_else(String::new).and_then(|own| slot.check(chain, own, &self.tainted, wall))
+            }
             SvidOutcome::Refused(refused) => Err(refused.text),
         };
         match adopted {
@@ -398,6 +453,7 @@ impl Agent {
                 slot.failures = 0;
                 slot.pending = None;
                 let who = svid.spiffe_id().clone();
+                slot.issuer = KeyId::of_issuer(svid.chain());
                 slot.svid = Some(svid);
                 self.stats.svids_adopted += 1;
                 self.events.push_back(AgentEvent::Issued(who));
@@ -471,9 +527,18 @@ impl Slot {
     }
 
     /// The chain as an SVID, if a stranger would accept it, it is for this entry and for our key.
-    fn check(&self, chain: Vec<Base64>, own: &Bundle, wall: UnixTime) -> Result<Svid, String> {
+    fn check(
+        &self,
+        chain: Vec<Base64>,
+        own: &Bundle,
+        tainted: &BTreeSet<KeyId>,
+        wall: UnixTime,
+    ) -> Result<Svid, String> {
         let chain: Vec<_> = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
         let found = verify_chain(&chain, own, wall).map_err(|error| causes::in_one_line(&error))?;
+        if KeyId::of_issuer(&chain).is_some_and(|issuer| tainted.contains(&issuer)) {
+            return Err("the certificate is a late one of an authority that was tainted".to_owned());
+        }
         if found != self.entry.spec.spiffe_id {
             return Err(format!("the certificate is for {found}, not for {}", self.entry.spec.spiffe_id));
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x0t_model::{TrustDomain, UnixTime};
 
 use crate::authority::{EntryDelta, Known};
+use crate::ca_life::KeyId;
 use crate::entry::EntryId;
 use crate::jwt::AUDIENCES_MAX;
 use crate::message::Refused;
@@ -80,6 +81,10 @@ pub struct SyncRequest {
     pub known: Known,
     /// Trust domain to sequence number of the bundle in use.
     pub bundles: BTreeMap<TrustDomain, u64>,
+    /// Who issued the SVIDs that the node and its workloads show; as long as there is one of a tainted authority among them, that
+    /// authority. Absent if the node does not know.
+    #[serde(default)]
+    pub issuer: Option<KeyId>,
     /// Answer only when something has changed, or after [`SYNC_WAIT`](crate::SYNC_WAIT).
     pub wait: bool,
 }
@@ -124,6 +129,13 @@ pub struct SyncAnswer {
     pub bundles: BTreeMap<TrustDomain, String>,
     /// Trust domains that are not federated with any more.
     pub withdrawn: Vec<TrustDomain>,
+    /// Authorities of the own trust domain whose SVIDs are to be replaced now, and whose late answers are not to be adopted:
+    /// all that there are.
+    #[serde(default)]
+    pub tainted: Vec<KeyId>,
+    /// Revocation lists of the own trust domain (DER): all that there are.
+    #[serde(default)]
+    pub crls: Vec<Base64>,
 }
 
 /// What became of one signing request.

@@ -5,8 +5,10 @@
 //! durable **before** letting the answer out. A crash between the two leaves either nothing changed and nothing said, or
 //! everything changed and an answer lost: the second costs the operator a new token, and never lets one token admit two nodes.
 
+mod ca;
 mod command;
 mod entries;
+mod keyring;
 mod refusal;
 mod server;
 mod stored;
@@ -21,9 +23,11 @@ use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateDer;
 use x0t_model::{Entropy, SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
 
+pub use self::ca::CaChangeError;
 pub use self::command::AuthorityCommand;
 use self::entries::Entries;
 pub use self::entries::{ENTRIES_MAX, EntryDelta, Known};
+use self::keyring::Keyring;
 pub use self::refusal::{CommandRefusal, EntryRefusal, IssueRefusal, JoinRefusal, RenewRefusal, TokenRefusal};
 pub use self::server::{
     AuthorityAnswer, AuthorityRequest, AuthorityServer, AuthorityStats, OperatorAnswer, OperatorRequest, SYNC_WAIT,
@@ -32,41 +36,49 @@ pub use self::server::{
 pub use self::stored::StoredAuthorityError;
 use self::tokens::Tokens;
 pub use self::tokens::{JOIN_TOKENS_MAX, TokenHash, TokenId, TokenState, TokenView};
-use crate::authority_rules;
 use crate::bundle::Bundle;
-use crate::ca_signer::CaSigner;
-use crate::csr;
+use crate::ca_life::{Acks, KeyId, Material};
+use crate::ca_signer::{CaSigner, public_key_of};
+use crate::csr::{self, RequestedKey};
 use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::issuance::{self, IssueError, Validity};
-use crate::keys::{KeySource, PrivateKey};
-use crate::leaf_rules::parse;
+use crate::jwt::{AudienceSet, JWT_SVID_TTL_DEFAULT, JwtRequest, JwtSigningKey, JwtSvid};
+use crate::keys::KeySource;
+use crate::leaf_rules::Leaf;
+use crate::revocation::{IssuedSvids, Revocations, Serial};
+use crate::seal::SealKey;
 use crate::svid::Svid;
 use crate::token::{JoinSecret, JoinToken, TOKEN_ADDRESSES_MAX};
 
 /// Names an authority gives away: sixteen times the largest mesh in the promises.
 pub const ISSUED_NAMES_MAX: usize = 16_384;
+/// Later than every certificate.
+const FOREVER: UnixTime = UnixTime::from_secs(u64::MAX);
 /// Bytes of a node's name: a fully qualified host name fits (RFC 1035, 2.3.4).
 pub const NODE_NAME_LEN_MAX: usize = 253;
 
 /// How an authority issues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthorityConfig {
+    /// From the publication of an authority on, it waits this long for nodes to acknowledge it, and is then activated without them.
+    pub ack_deadline: Duration,
     /// How long an SVID is valid. One hour bounds what a stolen key is worth, and leaves half an hour to repair an authority.
     pub svid_ttl: Duration,
     /// How far an SVID's validity reaches back, against clocks that differ. At most a tenth of [`Self::svid_ttl`] is used, so
     /// that half of a very short life does not lie before its issuance.
     pub backdate: Duration,
-    /// How long the CA certificate is valid. Ten years: members pin it and there is no second CA to hand over to, so its end
-    /// is the end of the mesh. A leaked CA key is answered by taking it out of the bundle, not by waiting.
+    /// How long a CA certificate is valid. A year: its successor is prepared thirty days before the end and signs in the last
+    /// seven. A leaked CA key is answered by tainting and revoking it, not by waiting.
     pub authority_ttl: Duration,
 }
 
 impl Default for AuthorityConfig {
     fn default() -> Self {
         Self {
+            ack_deadline: Duration::from_secs(600),
             svid_ttl: Duration::from_secs(3600),
             backdate: Duration::from_secs(60),
-            authority_ttl: Duration::from_secs(10 * 365 * 24 * 3600),
+            authority_ttl: Duration::from_secs(365 * 24 * 3600),
         }
     }
 }
@@ -80,6 +92,10 @@ pub struct Issued {
     pub spiffe_id: SpiffeId,
     /// The last second of its validity.
     pub not_after: UnixTime,
+    /// Its serial number.
+    pub serial: Serial,
+    /// Who signed it.
+    pub issuer: KeyId,
 }
 
 /// Whom a certificate is about, and for how long.
@@ -95,11 +111,17 @@ pub struct Authority {
     node: SpiffeId,
     name: String,
     config: AuthorityConfig,
-    certificate: CertificateDer<'static>,
-    key: PrivateKey,
-    signer: CaSigner,
-    not_after: UnixTime,
-    bundle: Bundle,
+    keyring: Keyring,
+    /// Under which the private keys are written down; in clear without one.
+    seal: Option<SealKey>,
+    /// Which nodes have which bundle.
+    acks: Acks,
+    /// What is out.
+    issued: IssuedSvids,
+    /// What was taken back.
+    revocations: Revocations,
+    /// What nodes hold is not known: the state was read, and nobody has said what time it is.
+    is_waking: bool,
     tokens: Tokens,
     /// Every name ever given away and not forgotten, with the time of its last join.
     names: BTreeMap<String, UnixTime>,
@@ -122,21 +144,21 @@ impl Authority {
         let name = node.node_name().filter(|name| check_name(node.trust_domain(), name).is_ok());
         let name = name.ok_or_else(|| IssueError::NotANode(node.clone()))?.to_owned();
         let key = keys.generate()?;
-        let validity = Validity { not_before: now - config.backdate, not_after: now + config.authority_ttl };
-        let certificate = issuance::authority(node.trust_domain(), &key, validity, None, entropy)?.0;
-        let bundle = Bundle::new(node.trust_domain().clone(), vec![certificate.clone()], 1);
-        let bundle = bundle.map_err(|error| IssueError::Encoding(error.to_string()))?;
+        let life = (now - config.backdate, now + config.authority_ttl);
+        let material = Material::self_signed(node.trust_domain(), &key, life, None, entropy)?;
+        let keyring = Keyring::create(node.trust_domain(), material, key, 1, now);
+        let keyring = keyring.map_err(|error| IssueError::Encoding(error.to_string()))?;
         let names = BTreeMap::from([(name.clone(), now)]);
-        let not_after = validity.not_after;
         Ok(Self {
             node: node.clone(),
             name,
             config,
-            signer: CaSigner::of(&certificate, &key, not_after)?,
-            certificate,
-            key,
-            not_after,
-            bundle,
+            keyring,
+            seal: None,
+            acks: Acks::default(),
+            issued: IssuedSvids::default(),
+            revocations: Revocations::default(),
+            is_waking: false,
             tokens: Tokens::default(),
             names,
             entries: Entries::default(),
@@ -157,17 +179,28 @@ impl Authority {
 
     /// What members check each other against.
     pub const fn bundle(&self) -> &Bundle {
-        &self.bundle
+        self.keyring.bundle()
     }
 
-    /// The last second of the CA certificate: from then on nothing is issued and nothing validates.
-    pub const fn not_after(&self) -> UnixTime {
-        self.not_after
+    /// The last second of the authority that signs X.509-SVIDs: unless another is activated, nothing is issued and nothing validates
+    /// afterwards.
+    pub fn not_after(&self) -> UnixTime {
+        self.keyring.signer().map_or(UnixTime::default(), CaSigner::not_after)
     }
 
-    /// What signs X.509-SVIDs.
-    pub const fn signer(&self) -> &CaSigner {
-        &self.signer
+    /// What signs X.509-SVIDs; `None` if its key is not on this node.
+    pub fn signer(&self) -> Option<&CaSigner> {
+        self.keyring.signer()
+    }
+
+    /// What signs JWT-SVIDs; `None` if its key is not on this node.
+    pub const fn jwt_signer(&self) -> Option<&JwtSigningKey> {
+        self.keyring.jwt_signer()
+    }
+
+    /// Writes private keys sealed under `seal` from now on.
+    pub fn seal_with(&mut self, seal: SealKey) {
+        self.seal = Some(seal);
     }
 
     /// How it issues.
@@ -178,7 +211,7 @@ impl Authority {
     /// What the authority's node shows to a joiner: its own chain and, behind it, every authority of the bundle, so that the
     /// joiner can hold them against the digest in its token.
     pub fn join_chain(&self, svid: &Svid) -> Vec<CertificateDer<'static>> {
-        svid.chain().iter().chain(self.bundle.authorities()).cloned().collect()
+        svid.chain().iter().cloned().chain(self.keyring.authorities()).collect()
     }
 
     /// Makes a token that admits one node, by any free name or by `name`, until `now + ttl`. A token for a name that is taken
@@ -206,7 +239,7 @@ impl Authority {
         let name = name.map(str::to_owned);
         let command = AuthorityCommand::AddToken { hash: TokenHash(secret.hash()), name, at: now, expires };
         self.execute(command).map_err(|_| TokenRefusal::TooManyTokens)?;
-        let (bundle_digest, authority) = (self.bundle.digest(), self.node.clone());
+        let (bundle_digest, authority) = (self.bundle().digest(), self.node.clone());
         Ok(JoinToken { secret, bundle_digest, authority, addresses, expires })
     }
 
@@ -278,10 +311,24 @@ impl Authority {
     /// Certifies a key for a workload of `node`, whose identity the session has proven. The entry says everything about the
     /// certificate; from the request nothing is taken but the key. Changes nothing that needs persisting.
     pub fn issue_workload(
-        &self,
+        &mut self,
         node: &SpiffeId,
         entry: &EntryId,
         csr: &[u8],
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<Issued, IssueRefusal> {
+        // Before the signature of the request is checked, which is dearer.
+        self.entry_for(node, entry, now)?;
+        self.issue_workload_key(node, entry, &RequestedKey::from_csr(csr)?, entropy, now)
+    }
+
+    /// The same for a key whose possession was proven before.
+    pub fn issue_workload_key(
+        &mut self,
+        node: &SpiffeId,
+        entry: &EntryId,
+        key: &RequestedKey,
         entropy: &mut Entropy,
         now: UnixTime,
     ) -> Result<Issued, IssueRefusal> {
@@ -289,8 +336,25 @@ impl Authority {
         let ttl = spec.x509_ttl.unwrap_or(self.config.svid_ttl);
         let subject = Subject { id: &spec.spiffe_id, dns_names: &spec.dns_names, ttl };
         // An identity must not outlive the entry that gives it.
-        let end = spec.expires_at.unwrap_or(self.not_after);
-        Ok(self.issue(subject, &csr::check(csr)?, entropy, now, end)?)
+        let end = spec.expires_at.unwrap_or(FOREVER);
+        let issued = self.issue(subject, key.info(), entropy, now, end)?;
+        self.note(node, &issued, now);
+        Ok(issued)
+    }
+
+    /// A token for a workload of `node` and these audiences. The entry says whose it is and how long it lives.
+    pub fn mint_jwt(
+        &self,
+        node: &SpiffeId,
+        entry: &EntryId,
+        audience: &AudienceSet,
+        now: UnixTime,
+    ) -> Result<JwtSvid, IssueRefusal> {
+        let spec = &self.entry_for(node, entry, now)?.spec;
+        let signer = self.jwt_signer().ok_or(IssueError::NoAuthority)?;
+        // An identity must not outlive the entry that gives it.
+        let ttl = spec.jwt_ttl.unwrap_or(JWT_SVID_TTL_DEFAULT).min(spec.expires_at.unwrap_or(FOREVER).since(now));
+        Ok(signer.mint(&JwtRequest { spiffe_id: &spec.spiffe_id, audience, ttl, jti: None }, now)?)
     }
 
     /// The entry, if it is in force and for processes of `node`.
@@ -333,9 +397,10 @@ impl Authority {
         if self.names.len() >= ISSUED_NAMES_MAX && !self.names.contains_key(&name) {
             return Err(JoinRefusal::TooManyNames);
         }
-        let issued = self.issue(self.node_subject(&id), &csr::check(csr)?, entropy, now, self.not_after)?;
+        let issued = self.issue(self.node_subject(&id), &csr::check(csr)?, entropy, now, FOREVER)?;
         // Of many that race with one token the log lets one win; found above, it can only be gone by then.
         self.execute(AuthorityCommand::SpendToken { id: ticket, name, at: now }).map_err(|_| JoinRefusal::Unknown)?;
+        self.note(&id, &issued, now);
         Ok(issued)
     }
 
@@ -347,7 +412,7 @@ impl Authority {
 
     /// Certifies a new key for `peer`, whose identity the session has proven. Changes nothing that needs persisting.
     pub fn renew(
-        &self,
+        &mut self,
         peer: &SpiffeId,
         csr: &[u8],
         entropy: &mut Entropy,
@@ -356,21 +421,21 @@ impl Authority {
         if !self.knows(peer) {
             return Err(RenewRefusal::UnknownNode(peer.clone()));
         }
-        Ok(self.issue(self.node_subject(peer), &csr::check(csr)?, entropy, now, self.not_after)?)
+        let issued = self.issue(self.node_subject(peer), &csr::check(csr)?, entropy, now, FOREVER)?;
+        self.note(peer, &issued, now);
+        Ok(issued)
     }
 
     /// An SVID for the node that runs this authority, with a key from `keys`. Works with everything else expired, as long as
     /// the CA itself is valid: an authority that was off for a week starts by issuing to itself.
     pub fn issue_self(
-        &self,
+        &mut self,
         keys: &mut dyn KeySource,
         entropy: &mut Entropy,
         now: UnixTime,
     ) -> Result<Svid, IssueError> {
         let key = keys.generate()?;
-        let public_key = SubjectPublicKeyInfo::from_der(key.public_key_info());
-        let public_key = public_key.map_err(|error| IssueError::Encoding(error.to_string()))?;
-        let issued = self.issue(self.node_subject(&self.node), &public_key, entropy, now, self.not_after)?;
+        let issued = self.issue(self.node_subject(&self.node), &public_key_of(&key)?, entropy, now, FOREVER)?;
         Svid::new(issued.chain, key).map_err(|error| IssueError::Encoding(error.to_string()))
     }
 
@@ -386,16 +451,24 @@ impl Authority {
         now: UnixTime,
         end: UnixTime,
     ) -> Result<Issued, IssueError> {
-        if now > self.not_after {
-            return Err(IssueError::AuthorityExpired(self.not_after));
+        let signer = self.keyring.signer().ok_or(IssueError::NoAuthority)?;
+        let authority_end = signer.not_after();
+        if now > authority_end {
+            return Err(IssueError::AuthorityExpired(authority_end));
         }
         let backdate = self.config.backdate.min(subject.ttl / 10);
         // Whoever outlived its authority would carry an SVID that nobody accepts.
-        let not_after = (now + subject.ttl).min(end).min(self.not_after);
+        let not_after = (now + subject.ttl).min(end).min(authority_end);
         let validity = Validity { not_before: now - backdate, not_after };
         let names = (subject.id, subject.dns_names);
-        let (leaf, _) = issuance::leaf(names, public_key, &self.signer, validity, entropy)?;
-        Ok(Issued { chain: vec![leaf], spiffe_id: subject.id.clone(), not_after })
+        let (leaf, serial) = issuance::leaf(names, public_key, signer, validity, entropy)?;
+        // What a stranger would refuse does not leave.
+        let read = Leaf::read(&leaf).map_err(|error| IssueError::Encoding(error.to_string()))?;
+        if read.spiffe_id != *subject.id || read.not_after != not_after {
+            return Err(IssueError::Encoding("the certificate does not say what was asked for".to_owned()));
+        }
+        let (chain, issuer) = (self.keyring.chain(leaf), signer.key_id());
+        Ok(Issued { chain, spiffe_id: subject.id.clone(), not_after, serial, issuer })
     }
 }
 
@@ -412,20 +485,4 @@ fn check_name(trust_domain: &TrustDomain, name: &str) -> Result<SpiffeId, Option
         return Err(None);
     }
     SpiffeId::node(trust_domain, name).map_err(Some)
-}
-
-/// The last second of `certificate`, which must be fit to sign for `trust_domain` with `key`.
-fn own_certificate(
-    certificate: &CertificateDer<'static>,
-    key: &PrivateKey,
-    trust_domain: &TrustDomain,
-) -> Result<UnixTime, StoredAuthorityError> {
-    let wrong = |field, reason: &dyn fmt::Display| StoredAuthorityError::Content { field, reason: reason.to_string() };
-    let (_, not_after) =
-        authority_rules::check(certificate, trust_domain).map_err(|error| wrong("certificate", &error))?;
-    let parsed = parse(certificate).map_err(|error| wrong("certificate", &error))?;
-    if parsed.public_key().raw != key.public_key_info() {
-        return Err(wrong("key", &"it is not the key of the CA certificate"));
-    }
-    Ok(not_after)
 }

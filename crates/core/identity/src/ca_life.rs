@@ -82,7 +82,7 @@ impl Default for CaLifeConfig {
         Self {
             x509_life: Duration::from_secs(365 * 24 * 3600),
             jwt_life: Duration::from_secs(24 * 3600),
-            backdate: Duration::from_secs(10),
+            backdate: Duration::from_secs(60),
             svid_ttl_max: Duration::from_secs(24 * 3600),
             ack_deadline: Duration::from_secs(600),
         }
@@ -122,6 +122,11 @@ impl CaLife {
         Self { trust_domain, sequence: 0, slots: Vec::new() }
     }
 
+    /// The same, where members already have a bundle of that number.
+    pub const fn numbered_from(trust_domain: TrustDomain, sequence: u64) -> Self {
+        Self { trust_domain, sequence, slots: Vec::new() }
+    }
+
     /// Whose authorities these are.
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -130,6 +135,11 @@ impl CaLife {
     /// The number of the bundle in force. It grows when an authority enters or leaves the bundle, and when one is tainted.
     pub const fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Gives the bundle its next number, although nothing in it changes: something goes with it that members have to hear of.
+    pub const fn renumber(&mut self) {
+        self.sequence += 1;
     }
 
     /// Every authority that is remembered, oldest first.

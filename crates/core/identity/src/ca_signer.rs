@@ -6,6 +6,7 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x0t_model::UnixTime;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 
 use crate::ca_life::{KeyId, Slot};
@@ -21,6 +22,7 @@ pub struct CaSigner {
     not_after: UnixTime,
     issuer: Issuer<'static, SigningPair>,
     key_identifier: KeyIdMethod,
+    may_certify_another: bool,
 }
 
 impl CaSigner {
@@ -36,8 +38,16 @@ impl CaSigner {
         not_after: UnixTime,
     ) -> Result<Self, IssueError> {
         let issuer = Issuer::from_ca_cert_der(certificate, key.pair().clone()).map_err(encoding)?;
-        let key_identifier = key_identifier(certificate)?;
-        Ok(Self { key_id: KeyId::of(key.public_key_info()), not_after, issuer, key_identifier })
+        let parsed = parse(certificate).map_err(|error| IssueError::Encoding(error.to_string()))?;
+        let constraints = parsed.basic_constraints().ok().flatten();
+        let path_len = constraints.and_then(|constraints| constraints.value.path_len_constraint);
+        Ok(Self {
+            key_id: KeyId::of(key.public_key_info()),
+            not_after,
+            issuer,
+            key_identifier: key_identifier(&parsed),
+            may_certify_another: path_len.is_none_or(|len| len > 0),
+        })
     }
 
     /// Which key.
@@ -48,6 +58,11 @@ impl CaSigner {
     /// The last second in which anything it signs is valid.
     pub const fn not_after(&self) -> UnixTime {
         self.not_after
+    }
+
+    /// Whether its certificate allows a CA below it, so that it can vouch for its successor.
+    pub const fn may_certify_another(&self) -> bool {
+        self.may_certify_another
     }
 
     pub(crate) fn sign(
@@ -95,13 +110,12 @@ impl std::fmt::Debug for CaSigner {
 }
 
 /// The subject key identifier of `certificate`: its lists have to carry the same, whoever made the certificate.
-fn key_identifier(certificate: &CertificateDer<'_>) -> Result<KeyIdMethod, IssueError> {
-    let parsed = parse(certificate).map_err(|error| IssueError::Encoding(error.to_string()))?;
-    let found = parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+fn key_identifier(certificate: &X509Certificate<'_>) -> KeyIdMethod {
+    let found = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectKeyIdentifier(identifier) => Some(KeyIdMethod::PreSpecified(identifier.0.to_vec())),
         _ => None,
     });
-    Ok(found.unwrap_or(KeyIdMethod::Sha256))
+    found.unwrap_or(KeyIdMethod::Sha256)
 }
 
 /// The public key of a key pair, as a certificate wants it.

@@ -38,6 +38,27 @@ pub fn signing_request(key: &PrivateKey) -> Result<Vec<u8>, KeyError> {
     Ok(request.der().to_vec())
 }
 
+/// A public key whose holder has proven its possession.
+#[derive(Clone)]
+pub struct RequestedKey(SubjectPublicKeyInfo);
+
+impl RequestedKey {
+    /// The key of a signing request. Nothing else is taken from it.
+    pub fn from_csr(request: &[u8]) -> Result<Self, CsrError> {
+        check(request).map(Self)
+    }
+
+    pub(crate) const fn info(&self) -> &SubjectPublicKeyInfo {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for RequestedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RequestedKey")
+    }
+}
+
 /// The key of a request that proves its possession. Subject, names, usages and CA wishes are not even looked at.
 pub(crate) fn check(request: &[u8]) -> Result<SubjectPublicKeyInfo, CsrError> {
     if request.len() > CSR_LEN_MAX {

@@ -35,6 +35,9 @@ pub enum IssueError {
     /// The clock shows a time that no certificate can express.
     #[error("a certificate cannot express {0:?}")]
     TimeOutOfRange(UnixTime),
+    /// Nothing signs here.
+    #[error("no authority signs on this node: prepare and activate one, see `x0t authority status`")]
+    NoAuthority,
     /// The authority runs on a node whose name is no node's identity.
     #[error("{0} is not the identity of a node")]
     NotANode(SpiffeId),

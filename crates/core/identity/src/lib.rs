@@ -63,15 +63,15 @@ pub use agent_message::{
 pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
 pub use authority::{
     Authority, AuthorityAnswer, AuthorityCommand, AuthorityConfig, AuthorityRequest, AuthorityServer, AuthorityStats,
-    CommandRefusal, ENTRIES_MAX, EntryDelta, EntryRefusal, ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX,
-    JoinRefusal, Known, NODE_NAME_LEN_MAX, OperatorAnswer, OperatorRequest, RenewRefusal, SYNC_WAIT, ServerOutput,
-    StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
+    CaChangeError, CommandRefusal, ENTRIES_MAX, EntryDelta, EntryRefusal, ISSUED_NAMES_MAX, IssueRefusal, Issued,
+    JOIN_TOKENS_MAX, JoinRefusal, Known, NODE_NAME_LEN_MAX, OperatorAnswer, OperatorRequest, RenewRefusal, SYNC_WAIT,
+    ServerOutput, StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{
     BUNDLE_AUTHORITIES_MAX, BUNDLE_JWT_KEYS_MAX, BUNDLE_MAP_MAX, Bundle, BundleError, BundleMap, BundleUpdate,
 };
 pub use ca_signer::CaSigner;
-pub use csr::{CSR_LEN_MAX, CsrError, signing_request};
+pub use csr::{CSR_LEN_MAX, CsrError, RequestedKey, signing_request};
 pub use entry::{
     DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,
 };

@@ -15,8 +15,8 @@ use crate::ca_life::KeyId;
 /// SVIDs that are remembered while they are valid. Sixteen thousand nodes renewing at half life hold two each; what is beyond is
 /// forgotten in the order of its end, and [`Withdrawn::complete_from`] says so.
 pub const ISSUED_SVIDS_MAX: usize = 65_536;
-/// SVIDs on the revocation lists. A list of so many has half a megabyte, which is as much as a reader is asked to take.
-pub const REVOKED_SVIDS_MAX: usize = 16_384;
+/// SVIDs on the revocation lists. Lists of so many have 20 KiB, and fit into one message to a node's agent together with the bundle.
+pub const REVOKED_SVIDS_MAX: usize = 512;
 
 /// The serial number of an SVID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,8 +103,8 @@ pub struct Withdrawn {
 
 impl IssuedSvids {
     /// After a start: what was issued before is not known, and ends at `until` at the latest.
-    pub fn starting(until: UnixTime) -> Self {
-        Self { forgotten_until: Some(until), ..Self::default() }
+    pub fn forget_until(&mut self, until: UnixTime) {
+        self.forgotten_until = self.forgotten_until.max(Some(until));
     }
 
     /// Remembers an SVID until its end.

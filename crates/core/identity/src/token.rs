@@ -136,15 +136,28 @@ impl JoinToken {
                 chain.push(certificate.clone());
             }
         }
-        let bundle = Bundle::new(self.trust_domain().clone(), authorities, 0).map_err(|_| VerifyError::WrongBundle)?;
-        if verify_slices_are_equal(&bundle.digest(), &self.bundle_digest).is_err() {
-            return Err(VerifyError::WrongBundle);
-        }
+        authorities.sort_by_cached_key(not_before);
+        let bundle = self.pinned_among(&authorities).ok_or(VerifyError::WrongBundle)?;
         let found = verify_chain(&chain, &bundle, now)?;
         if found != self.authority {
             return Err(VerifyError::WrongPeer { found, wanted: self.authority.clone() });
         }
         Ok(bundle)
+    }
+
+    /// The authorities that this token was made for, among those that are shown, in the order of their age. Since it was made, some may have been
+    /// added at the end and some pruned at the beginning, so they are a run of what was shown or part of it; nothing outside
+    /// the run is believed.
+    fn pinned_among(&self, shown: &[CertificateDer<'static>]) -> Option<Bundle> {
+        for first in 0..shown.len() {
+            for last in first..shown.len() {
+                let bundle = Bundle::new(self.trust_domain().clone(), shown[first..=last].to_vec(), 0).ok()?;
+                if verify_slices_are_equal(&bundle.digest(), &self.bundle_digest).is_ok() {
+                    return Some(bundle);
+                }
+            }
+        }
+        None
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -223,6 +236,12 @@ impl FromStr for JoinToken {
         }
         Self::decode(content)
     }
+}
+
+/// How old a certificate is; the order among those of one second follows from their bytes.
+fn not_before(certificate: &CertificateDer<'static>) -> (i64, Vec<u8>) {
+    let began = parse(certificate).map_or(0, |parsed| parsed.validity().not_before.timestamp());
+    (began, certificate.to_vec())
 }
 
 /// CRC-32 (ISO-HDLC, the one of Ethernet and zip) of the prefix and `content`.

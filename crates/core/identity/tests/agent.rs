@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use support::{HOUR, Mesh, NOW, id, secs};
+use x0t_identity::ca_life::{AuthorityKind, KeyId};
 use x0t_identity::{
     Agent, AgentAnswer, AgentEvent, AgentRequest, AuthorityAnswer, AuthorityCommand, AuthorityRequest, AuthorityServer,
     EntryId, EntrySpec, OperatorAnswer, OperatorRequest, Parent, SYNC_WAIT, SeededKeys, Selectors, ServerOutput,
@@ -34,7 +35,8 @@ impl World {
         mesh.authority.take_journal();
         let bundle = mesh.authority.bundle().clone();
         let authorities = vec![id("spiffe://mesh.test/node/alpha")];
-        let server = AuthorityServer::new(mesh.authority, authorities, Entropy::new([5; 32]));
+        let server = AuthorityServer::new(mesh.authority, authorities, Entropy::new([5; 32]))
+            .with_keys(Box::new(SeededKeys::new(Entropy::new([8; 32]))));
         let agent = Agent::new(id("spiffe://mesh.test/node/beta"), bundle, Entropy::new([6; 32]), Instant::ZERO);
         let (keys, now, wall) = (SeededKeys::new(Entropy::new([7; 32])), Instant::ZERO, NOW);
         let mut world = Self { server, agent, keys, now, wall, connected: true, tamper: |answer| answer, asked: 0 };
@@ -263,4 +265,40 @@ fn a_restored_authority_that_knows_less_is_believed_about_what_there_is() {
     }
     world.pass(secs(20));
     assert_eq!(world.svids().len(), 3);
+}
+
+#[test]
+fn after_a_taint_every_svid_is_replaced_at_once_and_then_the_authority_can_be_revoked() {
+    let mut world = World::new();
+    for uid in 0..200 {
+        world.create(web(uid, "beta"));
+    }
+    let issuers = |world: &World| {
+        let issuer = |held: x0t_identity::HeldSvid| KeyId::of_issuer(held.svid.unwrap().chain()).unwrap();
+        world.agent.held().map(issuer).collect::<BTreeSet<_>>()
+    };
+    let leaked = world.server.authority().signer().unwrap().key_id();
+    assert_eq!(issuers(&world), BTreeSet::from([leaked]));
+    let kind = AuthorityKind::X509;
+    let prepared = world.operator(OperatorRequest::PrepareAuthority { kind });
+    assert!(matches!(prepared, OperatorAnswer::Prepared { .. }), "{prepared:?}");
+    // The agent waits at the authority, so it has heard of the bundle and said so by now.
+    let activated = world.operator(OperatorRequest::ActivateAuthority { kind, force: false });
+    assert!(matches!(activated, OperatorAnswer::Changed { .. }), "{activated:?}");
+    assert_eq!(issuers(&world), BTreeSet::from([leaked]), "a hand-over hurries nobody");
+
+    world.operator(OperatorRequest::TaintAuthority { key_id: leaked });
+    let next = world.server.authority().signer().unwrap().key_id();
+    assert_eq!(issuers(&world), BTreeSet::from([next]), "a taint does, and no time has passed");
+    let early = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
+    assert!(matches!(&early, OperatorAnswer::Refused(refused) if refused.code == "still_held"), "{early:?}");
+    let renewed = world.agent.held().next().unwrap().svid.unwrap();
+    world.agent.set_own_chain(renewed.chain());
+    world.pass(SYNC_WAIT + secs(1));
+    let revoked = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
+    assert!(matches!(revoked, OperatorAnswer::Changed { .. }), "{revoked:?}");
+    assert!(world.agent.held().all(|held| {
+        let own = world.server.authority().bundle();
+        verify_chain(held.svid.unwrap().chain(), own, world.wall).is_ok()
+    }));
 }

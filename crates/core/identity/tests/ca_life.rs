@@ -10,7 +10,7 @@ use x0t_identity::ca_life::{
     Acks, AuthorityKind, CaAction, CaCommand, CaLife, CaLifeConfig, Evidence, KeyId, Material, Patience,
     SLOTS_IN_BUNDLE_MAX, Slot, SlotState, TAIL, Waiting,
 };
-use x0t_identity::{KeySource, SeededKeys};
+use x0t_identity::{AwsLcKeys, KeySource, SeededKeys};
 use x0t_model::{Entropy, SpiffeId, TrustDomain, UnixTime};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -301,7 +301,7 @@ fn both_kinds_live_side_by_side_in_one_numbered_bundle() {
     let mut ca = Ca::new();
     ca.prepare(NOW, YEAR);
     ca.activate(NOW).unwrap();
-    let key = ca.keys.generate().unwrap();
+    let key = AwsLcKeys.generate().unwrap();
     let jwt = Material::jwt(&key, (NOW, NOW + DAY));
     ca.life.apply(&ca.life.prepare(jwt, NOW).unwrap()).unwrap();
     assert_eq!(ca.life.sequence(), 2);
@@ -403,7 +403,7 @@ impl Ca {
     fn with_an_active_authority() -> Self {
         let mut ca = Self::new();
         // So that the plan is about X.509 authorities.
-        let key = ca.keys.generate().unwrap();
+        let key = AwsLcKeys.generate().unwrap();
         let lasting = ca.life.prepare(Material::jwt(&key, (NOW, NOW + 100 * YEAR)), NOW).unwrap();
         ca.apply(&lasting);
         let activate = ca.life.activate(AuthorityKind::Jwt, &ca.acks, &ca.config, Patience::Wait, NOW).unwrap();

@@ -80,7 +80,7 @@ mod revocation {
         let svid = mesh.own_svid(NOW);
         let (_, leaf) = x509_parser::parse_x509_certificate(&svid.chain()[0]).unwrap();
         let serial = Serial::new(leaf.raw_serial().try_into().unwrap());
-        let ca = mesh.authority.signer();
+        let ca = mesh.authority.signer().unwrap();
         let listed = RevokedSvid { serial, ..revoked(0, ca.key_id()) };
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
@@ -132,7 +132,8 @@ mod revocation {
         assert_eq!(withdrawn.complete_from, Some(NOW + secs(100)));
         assert!(!withdrawn.svids.iter().any(|svid| svid.serial == serial(0)));
         assert_eq!(issued.withdraw(&web, NOW + secs(101)).complete_from, None, "what was forgotten is over");
-        let started = IssuedSvids::starting(NOW + HOUR);
+        let mut started = IssuedSvids::default();
+        started.forget_until(NOW + HOUR);
         assert_eq!(started.withdraw(&web, NOW).complete_from, Some(NOW + HOUR));
     }
 

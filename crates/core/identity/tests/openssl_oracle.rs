@@ -18,7 +18,7 @@ fn openssl_accepts_authority_and_leaf_and_reads_them_as_they_are_meant() {
     }
     let mut entropy = Entropy::new([6; 32]);
     let node = support::id("spiffe://mesh.test/node/alpha");
-    let p256 = Authority::create(&node, AuthorityConfig::default(), &mut AwsLcKeys, &mut entropy, NOW).unwrap();
+    let mut p256 = Authority::create(&node, AuthorityConfig::default(), &mut AwsLcKeys, &mut entropy, NOW).unwrap();
     let key = AwsLcKeys.generate().unwrap();
     let csr = signing_request(&key).unwrap();
     let issued = p256.renew(&node, &csr, &mut entropy, NOW).unwrap();

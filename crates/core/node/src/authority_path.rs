@@ -267,6 +267,11 @@ impl Node {
             OperatorAnswer::Tokens { .. }
             | OperatorAnswer::Entry { .. }
             | OperatorAnswer::Entries { .. }
+            | OperatorAnswer::Authorities { .. }
+            | OperatorAnswer::Plan { .. }
+            | OperatorAnswer::Prepared { .. }
+            | OperatorAnswer::Changed { .. }
+            | OperatorAnswer::Revoked { .. }
             | OperatorAnswer::Done => refused("the authority answered something else than what was asked"),
         };
         self.push(Output::Reply { id, reply });

@@ -318,8 +318,9 @@ impl JoinClient {
     /// Checks what the authority gave as a stranger would, before anything of it is stored.
     fn accept(&self, accepted: JoinAccepted, introducer: Underlay, wall: UnixTime) -> Result<Joined, JoinError> {
         let bad = |error: &dyn std::error::Error| JoinError::BadAnswer(with_causes(error));
-        if accepted.bundle.digest() != self.token.bundle_digest {
-            return Err(JoinError::BadAnswer("the trust bundle is not the one the token was made for".into()));
+        // The session has shown that this is the token's authority. Its bundle may hold more than the token pins: a successor.
+        if accepted.bundle.trust_domain() != self.token.trust_domain() {
+            return Err(JoinError::BadAnswer("the trust bundle is of another trust domain than the token".into()));
         }
         let spiffe_id = verify_chain(&accepted.chain, &accepted.bundle, wall).map_err(|error| bad(&error))?;
         let svid = Svid::new(accepted.chain, self.key.clone()).map_err(|error| bad(&error))?;

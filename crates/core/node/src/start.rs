@@ -225,7 +225,7 @@ mod tests {
         let (mut entropy, now) = (Entropy::new([seed; 32]), UnixTime::from_secs(1_800_000_000));
         let mut keys = SeededKeys::new(entropy.fork("keys"));
         let node: SpiffeId = "spiffe://mesh.test/node/a".parse().unwrap();
-        let authority = Authority::create(&node, AuthorityConfig::default(), &mut keys, &mut entropy, now).unwrap();
+        let mut authority = Authority::create(&node, AuthorityConfig::default(), &mut keys, &mut entropy, now).unwrap();
         let svid = authority.issue_self(&mut keys, &mut entropy, now).unwrap().to_stored().to_vec();
         let bundle = authority.bundle().to_json();
         move |kind| match kind {

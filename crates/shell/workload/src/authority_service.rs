@@ -21,6 +21,8 @@ const WAITING_MAX: usize = 1024;
 /// A store that fails for a moment is tried again soon, and one that goes on failing every few seconds.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often the authority's own keys are looked after. Each step has hours.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 /// Tickets of operators are counted from here; those of the node never get there.
 const OPERATOR_TICKETS: Ticket = 1 << 63;
 
@@ -104,8 +106,14 @@ pub fn start(
     ports: impl AuthorityPorts,
 ) -> std::io::Result<AuthorityHandle> {
     let (sender, jobs) = sync_channel(WAITING_MAX);
-    let service =
-        Service { server, store, ports, operators: std::collections::BTreeMap::new(), next: OPERATOR_TICKETS };
+    let service = Service {
+        server,
+        store,
+        ports,
+        operators: std::collections::BTreeMap::new(),
+        next: OPERATOR_TICKETS,
+        maintain_at: Instant::ZERO,
+    };
     thread::Builder::new().name("x0t-authority".to_owned()).spawn(move || service.run(&jobs))?;
     Ok(AuthorityHandle(sender))
 }
@@ -116,15 +124,18 @@ struct Service<P> {
     ports: P,
     operators: std::collections::BTreeMap<Ticket, oneshot::Sender<OperatorAnswer>>,
     next: Ticket,
+    /// When to look after the authority's own keys.
+    maintain_at: Instant,
 }
 
 impl<P: AuthorityPorts> Service<P> {
     fn run(mut self, jobs: &Receiver<Job>) {
         loop {
             let (now, _) = self.ports.now();
-            let patience = self.server.poll_timeout().map_or(Duration::from_secs(3600), |at| at.since(now));
-            let job = jobs.recv_timeout(patience);
+            let due = self.maintain_at.min(self.server.poll_timeout().unwrap_or(Instant::FAR_FUTURE));
+            let job = jobs.recv_timeout(due.since(now));
             let (now, wall) = self.ports.now();
+            self.maintain(now, wall);
             match job {
                 Ok(Job::Request(ticket, request)) => self.server.handle_request(ticket, request, now, wall),
                 Ok(Job::Operator(request, asker)) => {
@@ -136,6 +147,23 @@ impl<P: AuthorityPorts> Service<P> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.perform();
+        }
+    }
+
+    /// Prepares, activates and prunes the authority's own keys as it is due.
+    fn maintain(&mut self, now: Instant, wall: UnixTime) {
+        if now < self.maintain_at {
+            return;
+        }
+        self.maintain_at = now + MAINTAIN_EVERY;
+        match self.server.maintain(now, wall) {
+            Ok(transitions) => {
+                for transition in transitions {
+                    let (kind, key_id, state) = (transition.kind, transition.key_id, transition.state);
+                    tracing::info!(%kind, %key_id, state, "an authority of the trust domain has changed");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the trust domain's authorities cannot be maintained"),
         }
     }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
-use x0t_identity::{Authority, AuthorityCommand, CommandRefusal, StoredAuthorityError};
+use x0t_identity::{Authority, AuthorityCommand, CommandRefusal, SealKey, StoredAuthorityError};
 use x0t_model::TrustDomain;
 
 /// A log of this many bytes is folded into the state.
@@ -91,11 +91,29 @@ impl LocalStore {
     /// # Errors
     /// If there is no state, or state or log cannot be read.
     pub fn open(directory: &Path, trust_domain: &TrustDomain) -> Result<(Self, Authority), StoreError> {
+        Self::read(directory, |stored| Authority::from_stored(trust_domain, stored))
+    }
+
+    /// The same for a state whose private keys are sealed, or are to be sealed from now on.
+    ///
+    /// # Errors
+    /// If there is no state, state or log cannot be read, or the keys do not open.
+    pub fn open_sealed(
+        directory: &Path,
+        trust_domain: &TrustDomain,
+        seal: SealKey,
+    ) -> Result<(Self, Authority), StoreError> {
+        Self::read(directory, |stored| Authority::from_sealed(trust_domain, stored, seal))
+    }
+
+    fn read(
+        directory: &Path,
+        read: impl FnOnce(&[u8]) -> Result<Authority, StoredAuthorityError>,
+    ) -> Result<(Self, Authority), StoreError> {
         let state_path = directory.join("authority.json");
         let log_path = directory.join("authority.log");
         let stored = std::fs::read(&state_path).map_err(failed("read", &state_path))?;
-        let mut authority = Authority::from_stored(trust_domain, &stored)
-            .map_err(|source| StoreError::State { path: state_path.clone(), source })?;
+        let mut authority = read(&stored).map_err(|source| StoreError::State { path: state_path.clone(), source })?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut log = options.open(&log_path).map_err(failed("open", &log_path))?;
@@ -117,7 +135,7 @@ impl LocalStore {
         let mut good = header;
         let mut lines = bytes[header..].split_inclusive(|byte| *byte == b'\n').enumerate().peekable();
         while let Some((number, line)) = lines.next() {
-            let Some(command) = read(line) else {
+            let Some(command) = read_line(line) else {
                 if lines.peek().is_some() {
                     return Err(StoreError::Damaged { path: self.log_path.clone(), line: number + 2 });
                 }
@@ -171,6 +189,11 @@ impl LocalStore {
 
 impl AuthorityStore for LocalStore {
     fn commit(&mut self, commands: &[AuthorityCommand], state: &Authority) -> Result<(), StoreError> {
+        // Commands say nothing of private keys. A key has to be durable before its authority is, and one that was tainted has to
+        // leave the disk: the whole state is written, which has everything in it.
+        if commands.iter().any(|command| matches!(command, AuthorityCommand::ChangeCa { .. })) {
+            return self.fold(state);
+        }
         let mut lines = Vec::new();
         for command in commands {
             let json =
@@ -196,7 +219,7 @@ fn header(stored: &[u8]) -> Vec<u8> {
 }
 
 /// The command in a whole line whose checksum is right.
-fn read(line: &[u8]) -> Option<AuthorityCommand> {
+fn read_line(line: &[u8]) -> Option<AuthorityCommand> {
     let line = line.strip_suffix(b"\n")?;
     let (found, json) = line.split_at_checked(9)?;
     if found != checksum(json).as_bytes() {
@@ -219,8 +242,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreE
 mod tests {
     use std::time::Duration;
 
-    use x0t_identity::{AuthorityConfig, AwsLcKeys};
-    use x0t_model::{Entropy, UnixTime};
+    use x0t_identity::{AuthorityConfig, AwsLcKeys, SeededKeys};
+    use x0t_model::{Entropy, SpiffeId, UnixTime};
 
     use super::*;
 
@@ -316,5 +339,35 @@ mod tests {
         let lost = add_token(&mut authority, &mut entropy);
         assert!(matches!(store.commit(&lost, &authority), Err(StoreError::Io { action: "write", .. })));
         assert_eq!(LocalStore::open(directory.path(), &domain).unwrap().1.to_stored(), before);
+    }
+
+    #[test]
+    fn a_new_authority_is_durable_with_its_key_and_a_tainted_key_leaves_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut keys, mut entropy) = (SeededKeys::new(Entropy::new([4; 32])), Entropy::new([5; 32]));
+        let node: SpiffeId = "spiffe://mesh.test/node/alpha".parse().unwrap();
+        let domain = node.trust_domain().clone();
+        let now = UnixTime::from_secs(1_795_262_400);
+        let authority = Authority::create(&node, AuthorityConfig::default(), &mut keys, &mut entropy, now).unwrap();
+        std::fs::write(directory.path().join("authority.json"), authority.to_stored()).unwrap();
+        let seal = SealKey::generate(&mut entropy);
+        let open = || LocalStore::open_sealed(directory.path(), &domain, seal.clone()).unwrap();
+        let (mut store, mut authority) = open();
+        let first = authority.signer().unwrap().key_id();
+        let kind = x0t_identity::ca_life::AuthorityKind::X509;
+        let second = authority.prepare_ca(kind, &mut keys, &mut entropy, now).unwrap();
+        store.commit(&authority.take_journal(), &authority).unwrap();
+        let (mut store, mut authority) = open();
+        authority.activate_ca(kind, x0t_identity::ca_life::Patience::Force, now).unwrap();
+        authority.taint_ca(first, now).unwrap();
+        store.commit(&authority.take_journal(), &authority).unwrap();
+        let (_, mut authority) = open();
+        assert_eq!(authority.signer().unwrap().key_id(), second);
+        assert!(authority.issue_self(&mut keys, &mut entropy, now).is_ok(), "its key came back");
+        let stored: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(directory.path().join("authority.json")).unwrap()).unwrap();
+        let kept = stored["keys"].as_object().unwrap();
+        assert!(kept.contains_key(&second.to_string()) && !kept.contains_key(&first.to_string()));
+        assert!(kept.values().all(|key| key["kept"] == "sealed"));
     }
 }

@@ -10,7 +10,9 @@ use x0t_model::UnixTime;
 use super::Authority;
 use super::refusal::CommandRefusal;
 use super::tokens::{TokenHash, TokenId};
+use crate::ca_life::CaCommand;
 use crate::entry::{EntryId, EntrySpec};
+use crate::revocation::RevokedSvid;
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,18 @@ pub enum AuthorityCommand {
         /// Which.
         id: EntryId,
     },
+    /// An authority is prepared, activated, tainted, revoked or pruned.
+    ChangeCa {
+        /// The step.
+        change: CaCommand,
+    },
+    /// Puts SVIDs on the revocation list of the authority that signed them.
+    RevokeSvids {
+        /// Which.
+        svids: Vec<RevokedSvid>,
+        /// When.
+        at: UnixTime,
+    },
 }
 
 impl Authority {
@@ -115,6 +129,15 @@ impl Authority {
                     return Err(CommandRefusal::UnknownEntry(id.clone()));
                 }
                 self.revision += 1;
+            }
+            AuthorityCommand::ChangeCa { change } => {
+                self.keyring.apply(change)?;
+            }
+            AuthorityCommand::RevokeSvids { svids, at } => {
+                if !self.revocations.add(svids, *at) {
+                    return Err(CommandRefusal::TooManyRevocations);
+                }
+                self.keyring.renumber()?;
             }
         }
         Ok(())

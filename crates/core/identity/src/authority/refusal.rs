@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use x0t_model::{SpiffeId, SpiffeIdError, UnixTime};
 
+use super::keyring::KeyringError;
 use super::tokens::TokenId;
 use super::{ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX};
 use crate::csr::CsrError;
 use crate::entry::{EntryError, EntryId};
 use crate::issuance::IssueError;
+use crate::jwt::MintError;
+use crate::revocation::REVOKED_SVIDS_MAX;
 use crate::token::TOKEN_ADDRESSES_MAX;
 
 /// Why a token is not made.
@@ -179,6 +182,12 @@ pub enum CommandRefusal {
     /// The entry cannot be kept.
     #[error(transparent)]
     Entry(#[from] EntryRefusal),
+    /// The authorities cannot change like this.
+    #[error(transparent)]
+    Ca(#[from] KeyringError),
+    /// [`REVOKED_SVIDS_MAX`] are on the lists.
+    #[error("{max} SVIDs are on the revocation lists, which is all there may be: taint the authority that signed them", max = REVOKED_SVIDS_MAX)]
+    TooManyRevocations,
 }
 
 impl CommandRefusal {
@@ -193,6 +202,9 @@ impl CommandRefusal {
             Self::EntryExists(_) | Self::Entry(EntryRefusal::AlreadyExists(_)) => "already_exists",
             Self::Entry(EntryRefusal::Invalid(_)) => "invalid_entry",
             Self::Entry(EntryRefusal::TooManyEntries) => "too_many_entries",
+            Self::Ca(KeyringError::Refused(refusal)) => refusal.code(),
+            Self::Ca(KeyringError::Issue(_) | KeyringError::Bundle(_)) => "bad_material",
+            Self::TooManyRevocations => "too_many_revocations",
         }
     }
 }
@@ -217,6 +229,9 @@ pub enum IssueRefusal {
     /// The authority cannot issue.
     #[error("the authority cannot issue")]
     Issue(#[from] IssueError),
+    /// No token can be minted.
+    #[error("no token can be minted")]
+    Mint(#[from] MintError),
 }
 
 impl IssueRefusal {
@@ -226,7 +241,7 @@ impl IssueRefusal {
             Self::UnknownEntry(_) => "unknown_entry",
             Self::OtherNode { .. } => "other_node",
             Self::BadRequest(_) => "bad_request",
-            Self::Issue(_) => "cannot_issue",
+            Self::Issue(_) | Self::Mint(_) => "cannot_issue",
         }
     }
 }

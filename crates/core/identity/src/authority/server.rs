@@ -15,13 +15,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
 
-use super::{Authority, AuthorityCommand, TokenView};
+use super::{Authority, AuthorityCommand, CaChangeError, TokenView};
 use crate::agent_message::{
-    AGENT_BODY_MAX, AgentAnswer, AgentRequest, SYNC_ENTRIES_MAX, SvidOutcome, SvidRequest, SyncAnswer, SyncRequest,
+    AGENT_BODY_MAX, AgentAnswer, AgentRequest, Base64, SYNC_ENTRIES_MAX, SvidOutcome, SvidRequest, SyncAnswer,
+    SyncRequest,
 };
+use crate::ca_life::{AuthorityKind, CaCommand, CaStatus, KeyId, Material, Patience, Step, Transition};
 use crate::causes;
 use crate::entry::{Entry, EntryId, EntrySpec};
+use crate::jwt::AudienceSet;
+use crate::keys::{KeySource, PrivateKey};
 use crate::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
+use crate::revocation::Withdrawn;
 
 /// How long a waiting agent is kept before it hears that nothing has changed. Shorter than what makes a path of routers forget.
 pub const SYNC_WAIT: Duration = Duration::from_secs(25);
@@ -90,6 +95,46 @@ pub enum OperatorRequest {
     CreateEntry(EntrySpec),
     /// The registration entries.
     ListEntries,
+    /// The authorities, and who has heard of them.
+    AuthorityStatus,
+    /// What is going to happen to them, when, and why not yet.
+    AuthorityPlan,
+    /// A new authority in the bundle, which signs nothing yet.
+    PrepareAuthority {
+        /// What it signs.
+        kind: AuthorityKind,
+    },
+    /// The same, with an intermediate of an authority outside, which was read from files.
+    ImportAuthority {
+        /// Its certificates.
+        material: Material,
+        /// Its private key, PKCS#8. A secret.
+        key: Base64,
+    },
+    /// The prepared authority signs.
+    ActivateAuthority {
+        /// What it signs.
+        kind: AuthorityKind,
+        /// Leave nodes behind that have not acknowledged it.
+        force: bool,
+    },
+    /// Whatever this authority has signed is replaced.
+    TaintAuthority {
+        /// Which.
+        key_id: KeyId,
+    },
+    /// A tainted authority leaves the bundle.
+    RevokeAuthority {
+        /// Which.
+        key_id: KeyId,
+        /// Leave nodes behind that hold SVIDs of it.
+        force: bool,
+    },
+    /// Everything that is out for an identity goes on the revocation list.
+    RevokeSvids {
+        /// Whose.
+        id: SpiffeId,
+    },
 }
 
 /// What an authority says.
@@ -128,6 +173,33 @@ pub enum OperatorAnswer {
     Entries {
         /// In the order of their ids.
         entries: Vec<Entry>,
+    },
+    /// The authorities.
+    Authorities {
+        /// All that are remembered.
+        status: CaStatus,
+    },
+    /// What is going to happen to the authorities.
+    Plan {
+        /// In the order of their times.
+        steps: Vec<Step>,
+    },
+    /// An authority was prepared.
+    Prepared {
+        /// Which.
+        key_id: KeyId,
+    },
+    /// A step that was taken.
+    Changed {
+        /// As it was made durable.
+        change: CaCommand,
+    },
+    /// SVIDs that are on the revocation list.
+    Revoked {
+        /// How many.
+        svids: usize,
+        /// Others may be valid until this time: the authority has restarted since they were issued, or they were too many.
+        complete_from: Option<UnixTime>,
     },
     /// Done; there is nothing to say.
     Done,
@@ -168,7 +240,6 @@ struct Waiting {
 
 /// Answers requests for one [`Authority`]. After each `handle_*` drain [`Self::poll_output`]; call [`Self::handle_timeout`] at
 /// [`Self::poll_timeout`].
-#[derive(Debug)]
 pub struct AuthorityServer {
     authority: Authority,
     /// Every node that renews, for joiners to know.
@@ -179,13 +250,32 @@ pub struct AuthorityServer {
     told: (u64, u64),
     outputs: VecDeque<ServerOutput>,
     stats: AuthorityStats,
+    keys: Option<Box<dyn KeySource>>,
+    /// The wall clock at the last look.
+    wall: UnixTime,
+}
+
+impl std::fmt::Debug for AuthorityServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AuthorityServer({:?}, {} waiting)", self.authority, self.waiting.len())
+    }
 }
 
 impl AuthorityServer {
     /// Answers for `authority`, one of `authorities`.
     pub fn new(authority: Authority, authorities: Vec<SpiffeId>, entropy: Entropy) -> Self {
         let (waiting, outputs, stats) = (BTreeMap::new(), VecDeque::new(), AuthorityStats::default());
-        Self { authority, authorities, entropy, waiting, told: (0, 0), outputs, stats }
+        Self {
+            authority,
+            authorities,
+            entropy,
+            waiting,
+            told: (0, 0),
+            outputs,
+            stats,
+            keys: None,
+            wall: UnixTime::default(),
+        }
     }
 
     /// The state behind it.
@@ -200,6 +290,7 @@ impl AuthorityServer {
 
     /// Somebody asks. The answer follows, now or later, under `ticket`.
     pub fn handle_request(&mut self, ticket: Ticket, request: AuthorityRequest, now: Instant, wall: UnixTime) {
+        self.wall = wall;
         let answer = match request {
             AuthorityRequest::Join(request) => Some(AuthorityAnswer::Message(self.join(&request, wall))),
             AuthorityRequest::Renew { node, csr } => Some(AuthorityAnswer::Message(self.renew(&node, &csr, wall))),
@@ -280,6 +371,8 @@ impl AuthorityServer {
                 text: format!("{node} has no place in this trust domain: it was removed, or it never joined here"),
             }),
             Ok(AgentRequest::Sync(request)) => {
+                let in_use = request.bundles.get(self.authority.trust_domain()).copied();
+                self.authority.acknowledge(&node, in_use.unwrap_or(0), request.issuer, wall);
                 if request.wait && !self.has_news(&node, &request) {
                     self.wait(ticket, Waiting { node, request, until: now + SYNC_WAIT });
                     return None;
@@ -287,10 +380,7 @@ impl AuthorityServer {
                 AgentAnswer::Sync(self.changes(&node, &request))
             }
             Ok(AgentRequest::IssueX509 { items }) => AgentAnswer::IssuedX509 { items: self.issue(&node, &items, wall) },
-            Ok(AgentRequest::MintJwt { .. }) => AgentAnswer::Refused(Refused {
-                code: "unsupported".to_owned(),
-                text: "this authority has no key for JWT-SVIDs".to_owned(),
-            }),
+            Ok(AgentRequest::MintJwt { entry, audience }) => self.mint(&node, &entry, &audience, wall),
             Err(error) => AgentAnswer::refused("malformed", &error),
         };
         Some(encoded(&answer))
@@ -307,6 +397,17 @@ impl AuthorityServer {
             });
         }
         outcomes
+    }
+
+    fn mint(&self, node: &SpiffeId, entry: &EntryId, audience: &[String], now: UnixTime) -> AgentAnswer {
+        let audience = match AudienceSet::parse(audience.iter().map(String::as_str)) {
+            Ok(audience) => audience,
+            Err(error) => return AgentAnswer::refused("bad_audience", &error),
+        };
+        match self.authority.mint_jwt(node, entry, &audience, now) {
+            Ok(svid) => AgentAnswer::MintedJwt { token: svid.token().to_owned(), expires_at: svid.expires_at() },
+            Err(refusal) => AgentAnswer::refused(refusal.code(), &refusal),
+        }
     }
 
     fn wait(&mut self, ticket: Ticket, waiting: Waiting) {
@@ -358,6 +459,10 @@ impl AuthorityServer {
             let document = String::from_utf8(own.to_json()).unwrap_or_default();
             answer.bundles.insert(own.trust_domain().clone(), document);
         }
+        // Always all of them: an agent that has restarted knows the bundle from its disk, and these not.
+        answer.tainted = self.authority.life().tainted().collect();
+        let crls = self.authority.crls(self.wall).unwrap_or_default();
+        answer.crls = crls.iter().map(|crl| Base64(crl.to_vec())).collect();
         let mut limit = SYNC_ENTRIES_MAX;
         loop {
             answer.entries = self.authority.entries_since(node, request.known, limit);
@@ -391,9 +496,51 @@ impl AuthorityServer {
             OperatorRequest::ListEntries => {
                 OperatorAnswer::Entries { entries: self.authority.entries().cloned().collect() }
             }
+            OperatorRequest::AuthorityStatus => OperatorAnswer::Authorities { status: self.authority.ca_status(now) },
+            OperatorRequest::AuthorityPlan => OperatorAnswer::Plan { steps: self.authority.ca_plan(now) },
+            OperatorRequest::PrepareAuthority { kind } => match &mut self.keys {
+                Some(keys) => done(self.authority.prepare_ca(kind, &mut **keys, &mut self.entropy, now)),
+                None => OperatorAnswer::Refused(Refused {
+                    code: "no_key_source".to_owned(),
+                    text: "this node cannot make keys".to_owned(),
+                }),
+            },
+            OperatorRequest::ImportAuthority { material, key } => match PrivateKey::from_pkcs8(&key.0) {
+                Ok(key) => done(self.authority.import_ca(material, key, now)),
+                Err(error) => OperatorAnswer::Refused(Refused::new("bad_material", &error)),
+            },
+            OperatorRequest::ActivateAuthority { kind, force } => {
+                changed(self.authority.activate_ca(kind, patience(force), now))
+            }
+            OperatorRequest::TaintAuthority { key_id } => changed(self.authority.taint_ca(key_id, now)),
+            OperatorRequest::RevokeAuthority { key_id, force } => {
+                changed(self.authority.revoke_ca(key_id, patience(force), now))
+            }
+            OperatorRequest::RevokeSvids { id } => match self.authority.revoke_svids(&id, now) {
+                Ok(Withdrawn { svids, complete_from }) => OperatorAnswer::Revoked { svids: svids.len(), complete_from },
+                Err(refusal) => OperatorAnswer::Refused(Refused::new(refusal.code(), &refusal)),
+            },
         };
         self.commit();
         answer
+    }
+
+    /// Prepares, activates and prunes authorities as it is due. Call it at the start and then now and then: a minute is often enough,
+    /// for every step has hours. Without a key source ([`Self::with_keys`]) nothing is done.
+    pub fn maintain(&mut self, now: Instant, wall: UnixTime) -> Result<Vec<Transition>, CaChangeError> {
+        self.wall = wall;
+        let Some(keys) = &mut self.keys else { return Ok(Vec::new()) };
+        let done = self.authority.maintain(&mut **keys, &mut self.entropy, wall);
+        self.commit();
+        self.answer_waiting(now);
+        done
+    }
+
+    /// Makes the keys of new authorities with `keys`.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Box<dyn KeySource>) -> Self {
+        self.keys = Some(keys);
+        self
     }
 
     fn entry(&self, id: &EntryId) -> OperatorAnswer {
@@ -412,6 +559,24 @@ impl AuthorityAnswer {
             Self::Message(Message::JoinRefused(_) | Message::RenewRefused(_))
                 | Self::Operator(OperatorAnswer::Refused(_))
         )
+    }
+}
+
+const fn patience(force: bool) -> Patience {
+    if force { Patience::Force } else { Patience::Wait }
+}
+
+fn changed(outcome: Result<CaCommand, CaChangeError>) -> OperatorAnswer {
+    match outcome {
+        Ok(change) => OperatorAnswer::Changed { change },
+        Err(error) => OperatorAnswer::Refused(Refused::new(error.code(), &error)),
+    }
+}
+
+fn done(outcome: Result<KeyId, CaChangeError>) -> OperatorAnswer {
+    match outcome {
+        Ok(key_id) => OperatorAnswer::Prepared { key_id },
+        Err(error) => OperatorAnswer::Refused(Refused::new(error.code(), &error)),
     }
 }
 

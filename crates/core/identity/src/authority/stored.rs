@@ -1,4 +1,4 @@
-//! An authority's state as bytes: JSON with a version, CA key included.
+//! An authority's state as bytes: JSON with a version, private keys included.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,15 +10,19 @@ use x0t_model::{SpiffeId, TrustDomain, UnixTime};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::entries::Entries;
+use super::keyring::Keyring;
 use super::tokens::{Record, TokenState, Tokens};
-use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX, check_name, own_certificate};
-use crate::bundle::Bundle;
-use crate::ca_signer::CaSigner;
+use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX, check_name};
+use crate::ca_life::{Acks, CaLife, Der, KeyId, Material};
+use crate::causes;
 use crate::entry::Entry;
 use crate::keys::PrivateKey;
+use crate::leaf_rules::{parse, unix_time};
+use crate::revocation::{IssuedSvids, Revocations};
+use crate::seal::{SealKey, SealedKey, UnsealError};
 
 /// Grows when an older reader would misunderstand the state, and only then.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Bytes of stored state: every table full.
 const STORED_LEN_MAX: usize = 256 * 1024 * 1024;
 
@@ -47,6 +51,12 @@ pub enum StoredAuthorityError {
         /// Whose it should be.
         wanted: TrustDomain,
     },
+    /// The private keys are sealed, and nobody has brought what opens them.
+    #[error("the keys of the stored authority are sealed: `seal.key` is missing, or X0T_SEAL_KEY_FILE has to name it")]
+    NoSealKey,
+    /// The private keys do not open.
+    #[error("a key of the stored authority does not open")]
+    Unseal(#[from] UnsealError),
     /// A field that is readable and wrong.
     #[error("the stored authority's {field} is wrong: {reason}")]
     Content {
@@ -58,25 +68,26 @@ pub enum StoredAuthorityError {
 }
 
 impl Authority {
-    /// Everything, CA key included, as bytes for a file that its owner alone can read.
+    /// Everything, as bytes for a file that its owner alone can read. Private keys are sealed if there is a seal key
+    /// ([`Self::seal_with`]), and in clear otherwise.
     pub fn to_stored(&self) -> Zeroizing<Vec<u8>> {
         let stored = Stored {
             version: VERSION,
             node: self.node.clone(),
-            certificate: BASE64.encode(&self.certificate),
-            key: StoredKey(BASE64.encode(self.key.pkcs8())),
-            authorities: self.bundle.authorities().iter().map(|authority| BASE64.encode(authority)).collect(),
-            bundle_sequence: self.bundle.sequence(),
+            life: self.keyring.life().clone(),
+            keys: self.keyring.keys().map(|(key_id, key)| (*key_id, self.stored_key(key))).collect(),
             svid_ttl_s: self.config.svid_ttl.as_secs(),
             backdate_s: self.config.backdate.as_secs(),
             authority_ttl_s: self.config.authority_ttl.as_secs(),
+            ack_deadline_s: self.config.ack_deadline.as_secs(),
             tokens: self.tokens.records().map(StoredToken::from).collect(),
             names: self.names.clone(),
             entries: self.entries.iter().cloned().collect(),
             revision: self.revision,
+            revocations: self.revocations.clone(),
         };
         // Room for everything at once: a growing buffer would leave copies of the key behind.
-        let room = 64 * 1024 + 1024 * stored.tokens.len() + 300 * stored.names.len() + 512 * stored.entries.len();
+        let room = 256 * 1024 + 1024 * stored.tokens.len() + 300 * stored.names.len() + 512 * stored.entries.len();
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
         if serde_json::to_writer(&mut *bytes, &stored).is_err() {
             // Strings, numbers and maps with string keys always have a JSON form.
@@ -85,45 +96,81 @@ impl Authority {
         bytes
     }
 
-    /// Reads what [`Self::to_stored`] wrote, for `trust_domain`.
+    fn stored_key(&self, key: &PrivateKey) -> StoredKey {
+        let sealed = self.seal.as_ref().and_then(|seal| seal.seal(key, self.node.trust_domain()).ok());
+        match sealed {
+            Some(key) => StoredKey::Sealed { key },
+            None => StoredKey::Clear { pkcs8: Secret(BASE64.encode(key.pkcs8())) },
+        }
+    }
+
+    /// Reads what [`Self::to_stored`] wrote, for `trust_domain`, without a seal key.
     pub fn from_stored(trust_domain: &TrustDomain, bytes: &[u8]) -> Result<Self, StoredAuthorityError> {
+        Self::read_stored(trust_domain, bytes, None)
+    }
+
+    /// Reads what [`Self::to_stored`] wrote, and seals the keys from now on. Keys that were written in clear are taken as well: a
+    /// mesh that had no seal key gets one with its next write.
+    pub fn from_sealed(trust_domain: &TrustDomain, bytes: &[u8], seal: SealKey) -> Result<Self, StoredAuthorityError> {
+        Self::read_stored(trust_domain, bytes, Some(seal))
+    }
+
+    fn read_stored(
+        trust_domain: &TrustDomain,
+        bytes: &[u8],
+        seal: Option<SealKey>,
+    ) -> Result<Self, StoredAuthorityError> {
         let stored = read(bytes)?;
         let found = stored.node.trust_domain();
         if found != trust_domain {
             let (found, wanted) = (found.clone(), trust_domain.clone());
             return Err(StoredAuthorityError::OtherTrustDomain { found, wanted });
         }
-        let key = Zeroizing::new(base64("key", &stored.key.0)?);
-        let key = PrivateKey::from_pkcs8(&key).map_err(|error| content("key", error))?;
-        let certificate = CertificateDer::from(base64("certificate", &stored.certificate)?);
-        let not_after = own_certificate(&certificate, &key, trust_domain)?;
-        let authorities = stored.authorities.iter().map(|text| base64("authorities", text).map(CertificateDer::from));
-        let bundle = Bundle::new(trust_domain.clone(), authorities.collect::<Result<_, _>>()?, stored.bundle_sequence);
-        let bundle = bundle.map_err(|error| content("authorities", error))?;
-        if !bundle.authorities().contains(&certificate) {
-            return Err(content("authorities", "the CA certificate is not among them"));
-        }
         let name = stored.node.node_name().ok_or_else(|| content("node", "it is not the identity of a node"))?;
+        let keys = stored.keys.iter().map(|(id, key)| Ok((*id, read_key(trust_domain, *id, key, seal.as_ref())?)));
+        let keyring = Keyring::restore(stored.life.clone(), keys.collect::<Result<_, StoredAuthorityError>>()?);
         Ok(Self {
             name: name.to_owned(),
             config: AuthorityConfig {
                 svid_ttl: Duration::from_secs(stored.svid_ttl_s),
                 backdate: Duration::from_secs(stored.backdate_s),
                 authority_ttl: Duration::from_secs(stored.authority_ttl_s),
+                ack_deadline: Duration::from_secs(stored.ack_deadline_s),
             },
-            signer: CaSigner::of(&certificate, &key, not_after).map_err(|error| content("certificate", error))?,
-            certificate,
-            key,
-            not_after,
-            bundle,
+            keyring: keyring.map_err(|error| content("keys", causes::in_one_line(&error)))?,
+            seal,
             tokens: read_tokens(&stored.tokens)?,
             names: read_names(trust_domain, &stored.names)?,
             node: stored.node.clone(),
             entries: read_entries(trust_domain, &stored)?,
             revision: stored.revision,
             journal: Vec::new(),
+            acks: Acks::default(),
+            issued: IssuedSvids::default(),
+            revocations: stored.revocations.clone(),
+            is_waking: true,
         })
     }
+}
+
+fn read_key(
+    trust_domain: &TrustDomain,
+    key_id: KeyId,
+    stored: &StoredKey,
+    seal: Option<&SealKey>,
+) -> Result<PrivateKey, StoredAuthorityError> {
+    let key = match (stored, seal) {
+        (StoredKey::Clear { pkcs8 }, _) => {
+            let pkcs8 = Zeroizing::new(base64("keys", &pkcs8.0)?);
+            PrivateKey::from_pkcs8(&pkcs8).map_err(|error| content("keys", error))?
+        }
+        (StoredKey::Sealed { key }, Some(seal)) => seal.unseal(key, key_id, trust_domain)?,
+        (StoredKey::Sealed { .. }, None) => return Err(StoredAuthorityError::NoSealKey),
+    };
+    if KeyId::of(key.public_key_info()) != key_id {
+        return Err(content("keys", format!("a key is not that of the authority {key_id}")));
+    }
+    Ok(key)
 }
 
 fn read(bytes: &[u8]) -> Result<Stored, StoredAuthorityError> {
@@ -136,7 +183,10 @@ fn read(bytes: &[u8]) -> Result<Stored, StoredAuthorityError> {
     if version > VERSION {
         return Err(StoredAuthorityError::NewerVersion { found: version, known: VERSION });
     }
-    serde_json::from_slice(bytes).map_err(damaged)
+    match version {
+        0 | 1 => serde_json::from_slice::<StoredV1>(bytes).map_err(damaged)?.upgrade(),
+        _ => serde_json::from_slice(bytes).map_err(damaged),
+    }
 }
 
 fn read_tokens(stored: &[StoredToken]) -> Result<Tokens, StoredAuthorityError> {
@@ -203,9 +253,25 @@ struct Version {
 struct Stored {
     version: u64,
     node: SpiffeId,
+    life: CaLife,
+    keys: BTreeMap<KeyId, StoredKey>,
+    svid_ttl_s: u64,
+    backdate_s: u64,
+    authority_ttl_s: u64,
+    ack_deadline_s: u64,
+    tokens: Vec<StoredToken>,
+    names: BTreeMap<String, UnixTime>,
+    entries: Vec<Entry>,
+    revision: u64,
+    revocations: Revocations,
+}
+
+/// The format before there were slots: one CA and its key, in clear.
+#[derive(Deserialize)]
+struct StoredV1 {
+    node: SpiffeId,
     certificate: String,
-    key: StoredKey,
-    authorities: Vec<String>,
+    key: Secret,
     bundle_sequence: u64,
     svid_ttl_s: u64,
     backdate_s: u64,
@@ -218,9 +284,49 @@ struct Stored {
     revision: u64,
 }
 
+impl StoredV1 {
+    /// Its CA becomes the active authority, in a bundle of the same number and content.
+    fn upgrade(self) -> Result<Stored, StoredAuthorityError> {
+        let certificate = CertificateDer::from(base64("certificate", &self.certificate)?);
+        let pkcs8 = Zeroizing::new(base64("key", &self.key.0)?);
+        let key = PrivateKey::from_pkcs8(&pkcs8).map_err(|error| content("key", error))?;
+        let parsed = parse(&certificate).map_err(|error| content("certificate", error))?;
+        if parsed.public_key().raw != key.public_key_info() {
+            return Err(content("key", "it is not the key of the CA certificate"));
+        }
+        let began = unix_time(parsed.validity().not_before);
+        let material = Material::SelfSigned { certificate: Der::from(&certificate), cross: None };
+        let keyring = Keyring::create(self.node.trust_domain(), material, key, self.bundle_sequence, began);
+        let keyring = keyring.map_err(|error| content("certificate", causes::in_one_line(&error)))?;
+        let clear = |key: &PrivateKey| StoredKey::Clear { pkcs8: Secret(BASE64.encode(key.pkcs8())) };
+        Ok(Stored {
+            version: VERSION,
+            life: keyring.life().clone(),
+            keys: keyring.keys().map(|(key_id, key)| (*key_id, clear(key))).collect(),
+            node: self.node,
+            svid_ttl_s: self.svid_ttl_s,
+            backdate_s: self.backdate_s,
+            authority_ttl_s: self.authority_ttl_s,
+            ack_deadline_s: AuthorityConfig::default().ack_deadline.as_secs(),
+            tokens: self.tokens,
+            names: self.names,
+            entries: self.entries,
+            revision: self.revision,
+            revocations: Revocations::default(),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kept", rename_all = "snake_case")]
+enum StoredKey {
+    Sealed { key: SealedKey },
+    Clear { pkcs8: Secret },
+}
+
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 #[serde(transparent)]
-struct StoredKey(String);
+struct Secret(String);
 
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredToken {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use x0t_model::UnixTime;
 
 use super::acks::{Acks, Nodes};
@@ -12,7 +12,7 @@ use super::slot::{AuthorityKind, KeyId, Material, Slot, SlotState};
 use super::{CaLife, CaLifeConfig, activate_at, prepare_at, prune_at};
 
 /// What is done to an authority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CaAction {
     /// A new one enters the bundle.
@@ -38,7 +38,7 @@ impl CaAction {
 }
 
 /// What a step waits for besides its time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "waits_for", rename_all = "snake_case")]
 pub enum Waiting {
     /// The authority has to be prepared first.
@@ -75,7 +75,7 @@ impl fmt::Display for Waiting {
 }
 
 /// One step to come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// What it is about.
     pub kind: AuthorityKind,
@@ -93,6 +93,15 @@ impl Step {
     /// Whether nothing is missing at `now`.
     pub fn is_ready(&self, now: UnixTime) -> bool {
         self.due <= now && self.waits.is_empty()
+    }
+
+    /// When it may be taken, unless an operator or a node has to do something first.
+    pub fn wake_at(&self) -> Option<UnixTime> {
+        match self.waits.as_slice() {
+            [] => Some(self.due),
+            [Waiting::Acknowledgements { deadline, .. }] => Some(self.due.max(*deadline)),
+            _ => None,
+        }
     }
 }
 
@@ -117,12 +126,7 @@ impl CaLife {
 
     /// When to look again, unless a node or an operator says something before.
     pub fn wake_at(&self, acks: &Acks, config: &CaLifeConfig, now: UnixTime) -> Option<UnixTime> {
-        let wake = |step: Step| match step.waits.as_slice() {
-            [] => Some(step.due),
-            [Waiting::Acknowledgements { deadline, .. }] => Some(step.due.max(*deadline)),
-            _ => None,
-        };
-        self.plan(acks, config, now).into_iter().filter_map(wake).min()
+        self.plan(acks, config, now).iter().filter_map(Step::wake_at).min()
     }
 
     fn plan_successor(

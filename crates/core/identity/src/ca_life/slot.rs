@@ -9,18 +9,20 @@ use data_encoding::{BASE64, HEXLOWER};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x0t_model::{Entropy, TrustDomain, UnixTime};
+use x509_parser::extensions::ParsedExtension;
 
 use crate::authority_rules;
 use crate::ca_signer::CaSigner;
 use crate::issuance::{self, IssueError, Validity};
+use crate::jwt::{JwtKeyError, JwtPublicKey};
 use crate::keys::PrivateKey;
 use crate::leaf_rules::parse;
 use crate::verify::VerifyError;
 
 /// Certificates between a leaf and its bundle entry: with the leaf they fill the chain that the wire carries.
 pub const CARRIED_CERTIFICATES_MAX: usize = 3;
-/// Roots that an upstream authority names.
-const ROOTS_MAX: usize = 4;
+/// Roots that an upstream authority names: as many as a bundle holds if every slot is such a one.
+const ROOTS_MAX: usize = 2;
 
 /// What an authority signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ impl fmt::Display for AuthorityKind {
 }
 
 /// Names a key: the first 20 bytes of SHA-256 over its SubjectPublicKeyInfo, in lower-case hex (RFC 7093, section 2, method 4
-/// shortened as in method 1). It is the `kid` of JWT-SVIDs.
+/// shortened as in method 1). A JWT key has a thumbprint besides, for the `kid` of tokens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 20]);
 
@@ -62,6 +64,21 @@ impl KeyId {
         let mut id = [0; 20];
         id.copy_from_slice(&digest(&SHA256, public_key_info).as_ref()[..20]);
         Self(id)
+    }
+
+    /// Who signed the leaf of `chain`: the key of the certificate behind it, or what the leaf itself says (its authority key
+    /// identifier, which is this name wherever x0t made the authority). The chain has been verified before.
+    pub fn of_issuer(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        if let Some(issuer) = chain.get(1) {
+            return Some(Self::of(parse(issuer).ok()?.public_key().raw));
+        }
+        let leaf = parse(chain.first()?).ok()?;
+        leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(names) => {
+                names.key_identifier.as_ref()?.0.try_into().ok().map(Self)
+            }
+            _ => None,
+        })
     }
 
     /// Its bytes.
@@ -204,8 +221,8 @@ pub enum MaterialError {
     #[error("{0} certificates between leaf and root and {1} roots are not possible")]
     Count(usize, usize),
     /// The key is not one that signs tokens.
-    #[error("the public key is malformed")]
-    PublicKey,
+    #[error("the key cannot sign JWT-SVIDs")]
+    PublicKey(#[from] JwtKeyError),
     /// The cross certificate is for another key or another name.
     #[error("the cross certificate is not for this authority")]
     ForeignCross,
@@ -291,9 +308,7 @@ impl Material {
                 Ok(facts)
             }
             Self::Jwt { public_key_info, not_before, not_after } => {
-                if public_key_info.as_bytes().is_empty() || public_key_info.as_bytes().len() > 4096 {
-                    return Err(MaterialError::PublicKey);
-                }
+                JwtPublicKey::from_spki(public_key_info.as_bytes())?;
                 let key_id = KeyId::of(public_key_info.as_bytes());
                 Ok(Facts { key_id, not_before: *not_before, not_after: *not_after })
             }

@@ -1,6 +1,8 @@
 //! The authorities for a person or a script.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use x0t_model::{TrustDomain, UnixTime};
 
 use super::CaLife;
@@ -8,7 +10,7 @@ use super::acks::{Acks, Nodes};
 use super::slot::{AuthorityKind, KeyId, Material, Slot, SlotState};
 
 /// Every authority, and who has heard of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaStatus {
     /// Whose authorities.
     pub trust_domain: TrustDomain,
@@ -23,14 +25,14 @@ pub struct CaStatus {
 }
 
 /// One authority.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityView {
     /// What it signs.
     pub kind: AuthorityKind,
     /// Which key.
     pub key_id: KeyId,
     /// `prepared`, `active`, `old`, `tainted`, `revoked` or `pruned`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Since when it is in this state.
     pub since: UnixTime,
     /// The first second in which it vouches for anything.
@@ -38,7 +40,7 @@ pub struct AuthorityView {
     /// The last one.
     pub not_after: UnixTime,
     /// `self_signed`, `upstream` or `key`.
-    pub made: &'static str,
+    pub made: Cow<'static, str>,
     /// Live nodes that hold SVIDs of it, as far as they have said.
     pub nodes: usize,
     /// For a prepared one: live nodes that have yet to acknowledge it. For a tainted one: those that may still hold SVIDs of it.
@@ -62,14 +64,14 @@ impl CaLife {
         AuthorityView {
             kind: slot.kind(),
             key_id: slot.key_id(),
-            state: slot.state().name(),
+            state: slot.state().name().into(),
             since: slot.since(),
             not_before: slot.not_before(),
             not_after: slot.not_after(),
             made: match slot.material() {
-                Material::SelfSigned { .. } => "self_signed",
-                Material::Upstream { .. } => "upstream",
-                Material::Jwt { .. } => "key",
+                Material::SelfSigned { .. } => "self_signed".into(),
+                Material::Upstream { .. } => "upstream".into(),
+                Material::Jwt { .. } => "key".into(),
             },
             nodes: acks.live(now).filter(|(_, said)| holds(said.issuer)).count(),
             waits_for: match slot.state() {

@@ -236,7 +236,10 @@ impl RegionFailover {
                 state.consecutive_failures = 0;
                 self.decide(now);
             }
-            RpcOutcome::Ok { latency } => self.record(region, CheckOutcome::Healthy { latency }, now),
+            RpcOutcome::Ok { latency } => {
+                let latency = latency.unwrap_or_default();
+                self.record(region, CheckOutcome::Healthy { latency }, now);
+            }
             RpcOutcome::Unreachable(_) if !state.takes_passive(spacing, now) => {
                 self.stats.passive_failures_ignored += 1;
             }

@@ -234,7 +234,7 @@ fn a_call_that_succeeds_speaks_for_a_region_whose_health_check_is_broken() {
     world.run(secs(100));
     world.set("eu", Weather::SaysNo);
     for _ in 0..3600 {
-        world.rpc(0, RpcOutcome::Ok { latency: LATENCY });
+        world.rpc(0, RpcOutcome::Ok { latency: Some(LATENCY) });
         world.run(secs(1));
     }
     assert_eq!(world.active(), "eu");
@@ -618,7 +618,7 @@ impl World {
         match self.weather[index] {
             Weather::Hangs | Weather::Slow => RpcOutcome::Unreachable(CheckFailure::DeadlineExceeded),
             Weather::Refuses => UNREACHABLE,
-            Weather::Fine | Weather::Far | Weather::NoHealthCheck => RpcOutcome::Ok { latency: LATENCY },
+            Weather::Fine | Weather::Far | Weather::NoHealthCheck => RpcOutcome::Ok { latency: Some(LATENCY) },
             Weather::SaysNo => RpcOutcome::Refused,
         }
     }

@@ -105,8 +105,8 @@ impl CheckOutcome {
 pub enum RpcOutcome {
     /// It succeeded.
     Ok {
-        /// From the call to its first answer.
-        latency: Duration,
+        /// From the call to its first answer; absent where that says nothing, as for news on a stream.
+        latency: Option<Duration>,
     },
     /// The service answered with a refusal (`PERMISSION_DENIED`, `INVALID_ARGUMENT`, `UNAUTHENTICATED`, …): another region
     /// would refuse as well.

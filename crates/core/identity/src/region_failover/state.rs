@@ -107,7 +107,10 @@ impl RegionState {
             CheckOutcome::Healthy { latency } | CheckOutcome::Degraded { latency } => {
                 self.consecutive_failures = 0;
                 // A quarter of each new value: two or three checks tell a change, one outlier does not.
-                self.latency = Some(self.latency.map_or(latency, |known| (known * 3 + latency) / 4));
+                // Zero is a call that measured nothing.
+                if !latency.is_zero() {
+                    self.latency = Some(self.latency.map_or(latency, |known| (known * 3 + latency) / 4));
+                }
                 if self.down && self.has_recovered() {
                     self.down = false;
                     return Change::Up;

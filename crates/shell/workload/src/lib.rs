@@ -23,6 +23,7 @@ mod proto;
 mod sds;
 pub mod server;
 pub mod source;
+pub mod spire;
 
 #[cfg(test)]
 extern crate self as x0t_workload;

@@ -7,4 +7,5 @@ mod endpoint;
 mod fake_server;
 mod limits;
 mod secrets;
+mod spire_server;
 mod workload_api;

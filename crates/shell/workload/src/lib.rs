@@ -20,6 +20,7 @@ pub mod identities;
 pub mod jwt_service;
 mod pem;
 mod proto;
+pub mod regions;
 mod sds;
 pub mod server;
 pub mod source;

@@ -1,6 +1,9 @@
 //! What stands beside the node on its host: the authority, if it is here, the agent of this host's workloads, and the socket on
 //! which they ask who they are.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +17,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use x0t_identity::{Agent, AuthorityAnswer, AuthorityServer, Bundle, OperatorRequest, Ticket};
+use x0t_identity::{
+    Agent, AuthorityAnswer, AuthorityServer, AwsLcKeys, Bundle, OperatorRequest, SealKey, Svid, Ticket,
+};
 use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
 use x0t_runtime::clock::{Clock, seed};
 use x0t_runtime::daemon::Beside;
@@ -26,6 +31,9 @@ use x0t_workload::authority_store::LocalStore;
 use x0t_workload::explain::explain;
 use x0t_workload::jwt_service::JwtService;
 use x0t_workload::server::{self, ServerConfig, WorkloadServer};
+use zeroize::Zeroizing;
+
+use crate::cli::seal_key_file;
 
 /// The largest program that `identity explain` reads for its digest; as much as the Workload API does.
 const PROGRAM_LEN_MAX: u64 = 256 << 20;
@@ -34,8 +42,8 @@ const PROGRAM_LEN_MAX: u64 = 256 << 20;
 pub struct Home {
     /// Where the authority's state is, if it is here.
     pub authority: Option<PathBuf>,
-    /// Who the node is.
-    pub node: SpiffeId,
+    /// Who the node is, as it shows at the start.
+    pub svid: Svid,
     /// Whom it trusts at the start.
     pub bundle: Bundle,
     /// Every node that renews.
@@ -50,13 +58,14 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
     let mut entropy = Entropy::new(seed()?);
     let authority = match &home.authority {
         Some(directory) => {
-            let domain = home.node.trust_domain();
+            let domain = home.svid.spiffe_id().trust_domain();
             Some(start_authority(directory, domain, home.authorities, entropy.fork("authority"), &node, questions)?)
         }
         None => None,
     };
     let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node });
-    let agent = Agent::new(home.node, home.bundle, entropy.fork("agent"), Clock.now());
+    let mut agent = Agent::new(home.svid.spiffe_id().clone(), home.bundle, entropy.fork("agent"), Clock.now());
+    agent.set_own_chain(home.svid.chain());
     let jwt = JwtService::start(ports.clone(), stop.clone());
     let agent = agent_service::start(agent, jwt.clone(), ports.clone(), stop.clone());
     if let Some(socket) = &home.socket {
@@ -81,8 +90,10 @@ fn start_authority(
     node: &NodeHandle,
     mut questions: tokio::sync::mpsc::Receiver<(Ticket, x0t_identity::AuthorityRequest)>,
 ) -> anyhow::Result<AuthorityHandle> {
-    let (store, authority) = LocalStore::open(directory, domain).context("the authority's state cannot be used")?;
-    let server = AuthorityServer::new(authority, authorities, entropy);
+    let seal = seal_key(directory)?;
+    let opened = LocalStore::open_sealed(directory, domain, seal);
+    let (store, authority) = opened.context("the authority's state cannot be used")?;
+    let server = AuthorityServer::new(authority, authorities, entropy).with_keys(Box::new(AwsLcKeys));
     let ports = ToNode { node: node.clone(), runtime: Handle::current() };
     let handle = authority_service::start(server, Box::new(store), ports).context("cannot start the authority")?;
     let (authority, node) = (handle.clone(), node.clone());
@@ -96,6 +107,31 @@ fn start_authority(
         }
     });
     Ok(handle)
+}
+
+/// The key that seals the authority's private keys; made on first use if it is to be in the state directory.
+fn seal_key(directory: &Path) -> anyhow::Result<SealKey> {
+    let (path, is_ours) = match seal_key_file() {
+        Some(path) => (path, false),
+        None => (directory.join("seal.key"), true),
+    };
+    let stored = match std::fs::read(&path) {
+        Err(error) if is_ours && error.kind() == std::io::ErrorKind::NotFound => {
+            let key = SealKey::generate(&mut Entropy::new(seed()?));
+            write_new(&path, &key.to_stored()).with_context(|| format!("cannot write {}", path.display()))?;
+            return Ok(key);
+        }
+        read => Zeroizing::new(read.with_context(|| format!("cannot read the seal key {}", path.display()))?),
+    };
+    SealKey::from_stored(&stored).with_context(|| format!("{} is no seal key", path.display()))
+}
+
+/// Writes a file that was not there, for its owner alone, and returns once it is durable.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// From the authority's thread to the node.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use x0t_identity::ca_life::KeyId;
 use x0t_identity::{EntryId, Selector};
 use x0t_model::TrustDomain;
 use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
@@ -15,7 +16,7 @@ use x0t_runtime::state_dir::WorkloadSocket;
 
 use crate::demo::DemoArgs;
 
-pub use environment::{default_state_dir, no_color};
+pub use environment::{default_state_dir, no_color, seal_key_file};
 pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, Optional, PeerAddress, SocksSetting, TunSetting};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
@@ -156,6 +157,9 @@ pub enum Action {
     /// Which processes of which nodes get which identity. Only the mesh's authority keeps entries.
     #[command(subcommand)]
     Entry(EntryAction),
+    /// The keys that sign for the mesh: what they are, what comes next, and how to replace them.
+    #[command(subcommand)]
+    Authority(AuthorityAction),
     /// What a process is, and why it gets the identity it gets, or none.
     #[command(subcommand)]
     Identity(IdentityAction),
@@ -443,6 +447,52 @@ pub struct EntryCreateArgs {
     /// The entry ends after this long.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub expires_in: Option<Duration>,
+}
+
+/// `x0t authority …`.
+#[derive(Debug, Subcommand)]
+pub enum AuthorityAction {
+    /// The authorities, oldest first, and which nodes have yet to hear of the newest.
+    Status,
+    /// What is going to happen to them, when, and what it waits for.
+    Plan,
+    /// Make a new authority that signs nothing yet, and publish it.
+    Prepare {
+        #[arg(long, value_name = "x509|jwt", default_value = "x509")]
+        /// What it is to sign.
+        kind: KindArg,
+    },
+    /// Let the prepared authority sign. Refused until every live node has it in use, unless forced.
+    Activate {
+        #[arg(long, value_name = "x509|jwt", default_value = "x509")]
+        /// What it signs.
+        kind: KindArg,
+        /// Leave nodes behind that have not heard of it.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Distrust an authority that no longer signs: everything it has signed is replaced at once.
+    Taint {
+        /// As in `x0t authority status`.
+        key_id: KeyId,
+    },
+    /// Take a tainted authority out of the bundle. Refused while live nodes hold SVIDs of it, unless forced.
+    Revoke {
+        /// As in `x0t authority status`.
+        key_id: KeyId,
+        /// Leave nodes behind that still hold its SVIDs.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// What an authority signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KindArg {
+    /// X.509-SVIDs.
+    X509,
+    /// JWT-SVIDs.
+    Jwt,
 }
 
 /// `x0t identity …`.

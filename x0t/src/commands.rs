@@ -1,5 +1,6 @@
 //! One file for each command. A command gathers, asks the daemon, prints, and says how it ended.
 
+mod authority;
 mod bench;
 mod completion;
 mod doctor;
@@ -55,6 +56,7 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Join(args) => join::run(&context, args).await,
         Action::Token(action) => token::run(&context, action).await,
         Action::Entry(action) => entry::run(&context, action).await,
+        Action::Authority(action) => authority::run(&context, action).await,
         Action::Identity(action) => identity::run(&context, action).await,
         Action::Svid(action) => svid::run(&context, action).await,
         Action::Down => down::run(&context).await,

@@ -128,7 +128,7 @@ pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
         let start = compose(dir, &settings, listen)?;
         let home = Home {
             authority: start.is_authority.then(|| state.clone()),
-            node: start.svid.spiffe_id().clone(),
+            svid: start.svid.clone(),
             bundle: start.bundle.clone(),
             authorities: start.authorities.clone(),
             socket: settings.workload_socket.path(&state),

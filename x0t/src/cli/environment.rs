@@ -11,6 +11,12 @@ pub fn default_state_dir() -> PathBuf {
     state_dir_of(rustix::process::geteuid().is_root(), variable("XDG_STATE_HOME"), variable("HOME"))
 }
 
+/// Where the key is that seals the authority's private keys, if not in the state directory: a credential of systemd, or a file that
+/// another host keeps.
+pub fn seal_key_file() -> Option<PathBuf> {
+    std::env::var_os("X0T_SEAL_KEY_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// Whether the user asked all programs not to use colours (no-color.org).
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())

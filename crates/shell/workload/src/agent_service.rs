@@ -160,7 +160,9 @@ impl Driver {
         if self.agent.generation() != self.published {
             self.published = self.agent.generation();
             let held = self.agent.held().map(|held| Held { entry: held.entry, svid: held.svid }).collect();
-            let snapshot = Identities::new(self.published, held, self.agent.bundles().clone(), Crls::new());
+            let lists: Vec<Arc<[u8]>> = self.agent.crls().iter().map(|list| list.as_slice().into()).collect();
+            let crls = Crls::from([(self.agent.node().trust_domain().clone(), lists)]);
+            let snapshot = Identities::new(self.published, held, self.agent.bundles().clone(), crls);
             self.publish.send_replace(Arc::new(snapshot));
         }
     }

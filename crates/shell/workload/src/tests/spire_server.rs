@@ -68,8 +68,8 @@ async fn each_item_of_a_large_batch_has_its_own_result_where_it_stood() {
 #[tokio::test]
 async fn an_answer_with_too_few_results_is_refused() {
     let fake = Fake { forgets_one: true, ..Fake::default() };
-    let client = fake.serve().client(SpireConfig::default());
-    let error = client.create_entries(&[spec("/a"), spec("/b")]).await.unwrap_err();
+    let served = fake.serve();
+    let error = served.client(SpireConfig::default()).create_entries(&[spec("/a"), spec("/b")]).await.unwrap_err();
     assert!(matches!(error, SpireError::Protocol { what: "not one result per item", .. }), "{error}");
 }
 
@@ -78,7 +78,8 @@ async fn no_more_calls_run_at_once_than_the_limit_says() {
     let (open, gate) = watch::channel(false);
     let fake = Fake { gate: Some(gate), ..Fake::default() };
     let (most, running) = (fake.most_at_once.clone(), fake.running.clone());
-    let client = fake.serve().client(SpireConfig { concurrent_calls_max: 3, ..SpireConfig::default() });
+    let served = fake.serve();
+    let client = served.client(SpireConfig { concurrent_calls_max: 3, ..SpireConfig::default() });
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let client = client.clone();

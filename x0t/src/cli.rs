@@ -38,6 +38,11 @@ Look at it:
   trace       Show which nodes a packet passes
   events      What happens to this node, as it happens
 
+Give processes an identity:
+  entry       Say which processes of which nodes get which identity
+  identity    Explain why a process gets an identity, or none
+  svid        Show this process's own identity, or keep it in files
+
 Use it without root:
   forward     Reach a port of another node at a local address
   expose      Let other nodes reach a port of this host

@@ -42,6 +42,7 @@ Give processes an identity:
   entry       Say which processes of which nodes get which identity
   identity    Explain why a process gets an identity, or none
   svid        Show this process's own identity, or keep it in files
+  authority   See and replace the keys that sign for the mesh
 
 Use it without root:
   forward     Reach a port of another node at a local address

@@ -51,7 +51,8 @@ def venv(name, *packages):
     wanted = " ".join(packages)
     if not marker.exists() or marker.read_text() != wanted:
         shutil.rmtree(CACHE / name, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", CACHE / name], check=True)
+        if subprocess.run([sys.executable, "-m", "venv", CACHE / name]).returncode != 0:
+            raise Absent("python3 makes no virtual environments here (python3-venv)")
         done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
         if done.returncode != 0:
             raise Absent(f"pip cannot install {wanted}")

@@ -19,7 +19,7 @@ mod push;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,15 +123,20 @@ pub struct BindError {
 }
 
 /// Creates the socket. Every process may connect: the answer depends on who it is. The caller makes sure that no other server uses
-/// the path; a socket that is there already was left behind.
+/// the path; a socket that is there already was left behind, and anything else that is there is left alone. The directory is made, for
+/// everybody to look into, if it is not there.
 ///
 /// # Errors
 /// What the operating system said.
 pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
     let bind = || {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            std::fs::remove_file(path)?;
+        }
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+            && !directory.exists()
+        {
+            std::fs::DirBuilder::new().mode(0o755).create(directory)?;
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;

@@ -38,6 +38,9 @@ pub enum AnchorError {
         /// For which origin.
         origin: NodeId,
     },
+    /// A valid SVID that is a workload's: only nodes are origins.
+    #[error("{0} is not the identity of a node")]
+    NotANode(SpiffeId),
     /// The key does not sign.
     #[error("the anchor could not be signed")]
     Key(#[from] KeyError),
@@ -51,6 +54,7 @@ impl AnchorError {
             Self::Chain(_) => "anchor_chain",
             Self::Refused(error) => error.code(),
             Self::NotTheOrigin { .. } => "not_the_origin",
+            Self::NotANode(_) => "not_a_node",
             Self::Key(_) => "anchor_key",
         }
     }
@@ -109,6 +113,9 @@ pub fn verify_anchor(
     now: UnixTime,
 ) -> Result<SpiffeId, AnchorError> {
     let signer = verify_chain(&proof.chain, bundle, now)?;
+    if signer.node_name().is_none() {
+        return Err(AnchorError::NotANode(signer));
+    }
     if NodeId::of(&signer) != origin {
         return Err(AnchorError::NotTheOrigin { signer, origin });
     }

@@ -228,8 +228,16 @@ impl Node {
     }
 
     pub(crate) fn push(&mut self, output: Output) {
-        if self.out.len() < OUTPUTS_MAX || matches!(output, Output::Persist(_) | Output::Reply { .. } | Output::Stopped)
-        {
+        // Those that are owed to somebody are bounded by what may be asked.
+        let is_owed = matches!(
+            output,
+            Output::Persist(_)
+                | Output::Reply { .. }
+                | Output::AuthorityRequest { .. }
+                | Output::AuthorityReply { .. }
+                | Output::Stopped
+        );
+        if self.out.len() < OUTPUTS_MAX || is_owed {
             self.out.push_back(output);
         } else {
             self.stats.outputs_dropped += 1;

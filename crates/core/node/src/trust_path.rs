@@ -40,7 +40,12 @@ struct BundleVerifier {
 
 impl VerifyPeer for BundleVerifier {
     fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
-        self.signatures.verify_chain(chain, &self.bundle, now).map_err(|error| with_causes(&error))
+        let id = self.signatures.verify_chain(chain, &self.bundle, now).map_err(|error| with_causes(&error))?;
+        // A workload's SVID is as valid as a node's, and makes nobody a member of the mesh.
+        if id.node_name().is_none() {
+            return Err(format!("{id} is not the identity of a node"));
+        }
+        Ok(id)
     }
 }
 
@@ -336,7 +341,42 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use x0t_identity::{
+        Authority, AuthorityConfig, EntrySpec, KeySource as _, Parent, SeededKeys, Selectors, signing_request,
+    };
+    use x0t_model::Entropy;
+
     use super::*;
+
+    #[test]
+    fn a_workloads_svid_makes_nobody_a_member_of_the_mesh() {
+        let (mut entropy, now) = (Entropy::new([1; 32]), UnixTime::from_secs(1_800_000_000));
+        let mut keys = SeededKeys::new(entropy.fork("keys"));
+        let node: SpiffeId = "spiffe://mesh.test/node/a".parse().unwrap();
+        let config = AuthorityConfig::default();
+        let mut authority = Authority::create(&node, config, &mut keys, &mut entropy, now).unwrap();
+        let spec = EntrySpec {
+            spiffe_id: "spiffe://mesh.test/web".parse().unwrap(),
+            parent: Parent::AnyNode,
+            selectors: Selectors::new(["unix:uid:1000".parse().unwrap()]).unwrap(),
+            x509_ttl: None,
+            jwt_ttl: None,
+            dns_names: Vec::new(),
+            federates_with: BTreeSet::new(),
+            hint: None,
+            expires_at: None,
+        };
+        let entry = authority.create_entry(spec, &mut entropy, now).unwrap();
+        let csr = signing_request(&keys.generate().unwrap()).unwrap();
+        let issued = authority.issue_workload(&node, &entry, &csr, &mut entropy, now).unwrap();
+        let own = authority.issue_self(&mut keys, &mut entropy, now).unwrap();
+        let signatures = Arc::new(crate::start::VerifyAfresh);
+        let verifier = BundleVerifier { bundle: authority.bundle().clone(), signatures };
+        assert_eq!(verifier.verify(own.chain(), now), Ok(node), "a node's is believed");
+        assert!(verifier.verify(&issued.chain, now).unwrap_err().contains("not the identity of a node"));
+    }
 
     #[test]
     fn what_others_wrote_cannot_steer_a_terminal() {

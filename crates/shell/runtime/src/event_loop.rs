@@ -233,25 +233,29 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         if std::mem::replace(&mut self.took_in, running) != running {
             self.poller.waker().wake();
         }
-        if self.poller.take_alarm()
-            && let Poll::Ready(wake) = self.poll_aside()
-        {
+        let aside = if self.poller.take_alarm() { self.poll_aside() } else { Poll::Pending };
+        if aside.is_ready() {
             // There may be more where that came from.
             self.poller.waker().wake();
-            return Ok(wake);
         }
         self.io.udp.watch(&mut self.poller, running)?;
         match &self.io.tun {
             Some(tun) => tun.watch(&mut self.poller, running)?,
             None => self.poller.closed(Source::Interface),
         }
-        let patience = if self.more { Duration::ZERO } else { self.next_deadline().since(self.clock.now()) };
+        // Also with something from aside the sockets are looked at: a stack that always has packets must not keep the peers' waiting
+        // until the kernel drops them.
+        let sleeps = !self.more && aside.is_pending();
+        let patience = if sleeps { self.next_deadline().since(self.clock.now()) } else { Duration::ZERO };
         let ready = self.poller.wait(patience)?;
         self.io.udp.wake(&ready);
         if let Some(tun) = &mut self.io.tun {
             tun.wake(&ready);
         }
-        Ok(Wake::Other)
+        Ok(match aside {
+            Poll::Ready(wake) => wake,
+            Poll::Pending => Wake::Other,
+        })
     }
 
     /// Whether the node is to be told of anything: not while it is held, and not after its goodbye.

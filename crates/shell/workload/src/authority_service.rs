@@ -136,6 +136,8 @@ impl<P: AuthorityPorts> Service<P> {
             let job = jobs.recv_timeout(due.since(now));
             let (now, wall) = self.ports.now();
             self.maintain(now, wall);
+            // Before anything else changes the state: a change of authorities is made durable with the whole of it.
+            self.perform();
             match job {
                 Ok(Job::Request(ticket, request)) => self.server.handle_request(ticket, request, now, wall),
                 Ok(Job::Operator(request, asker)) => {

@@ -83,6 +83,8 @@ pub struct LocalStore {
     log: File,
     /// Bytes of the log that hold; what is behind them was never promised.
     len: u64,
+    /// The state may have been replaced while the log still continues the one before: nothing may be written to it.
+    is_stale: bool,
 }
 
 impl LocalStore {
@@ -118,9 +120,12 @@ impl LocalStore {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut log = options.open(&log_path).map_err(failed("open", &log_path))?;
         let mut bytes = Vec::new();
-        (&mut log).take(LOG_BYTES_READABLE).read_to_end(&mut bytes).map_err(failed("read", &log_path))?;
+        (&mut log).take(LOG_BYTES_READABLE + 1).read_to_end(&mut bytes).map_err(failed("read", &log_path))?;
+        if bytes.len() as u64 > LOG_BYTES_READABLE {
+            return Err(failed("read all of", &log_path)(io::ErrorKind::FileTooLarge.into()));
+        }
         let header = header(&stored);
-        let mut store = Self { state_path, log_path, log, len: 0 };
+        let mut store = Self { state_path, log_path, log, len: 0, is_stale: false };
         if bytes.starts_with(&header) {
             store.len = store.replay(&bytes, header.len(), &mut authority)?;
             store.log.set_len(store.len).map_err(failed("cut", &store.log_path))?;
@@ -182,8 +187,11 @@ impl LocalStore {
             let directory = self.state_path.parent().unwrap_or_else(|| Path::new("."));
             File::open(directory)?.sync_all()
         };
+        self.is_stale = true;
         replace().map_err(failed("replace", &self.state_path))?;
-        self.begin(&header(&stored))
+        self.begin(&header(&stored))?;
+        self.is_stale = false;
+        Ok(())
     }
 }
 
@@ -191,7 +199,7 @@ impl AuthorityStore for LocalStore {
     fn commit(&mut self, commands: &[AuthorityCommand], state: &Authority) -> Result<(), StoreError> {
         // Commands say nothing of private keys. A key has to be durable before its authority is, and one that was tainted has to
         // leave the disk: the whole state is written, which has everything in it.
-        if commands.iter().any(|command| matches!(command, AuthorityCommand::ChangeCa { .. })) {
+        if self.is_stale || commands.iter().any(|command| matches!(command, AuthorityCommand::ChangeCa { .. })) {
             return self.fold(state);
         }
         let mut lines = Vec::new();

@@ -48,7 +48,7 @@ fn pattern(len: usize) -> Vec<u8> {
 
 /// Sends `len` bytes and reads them back, both at once, each to its end.
 fn echo(mut stream: TcpStream, len: usize) {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let bytes = pattern(len);
     let mut writer = stream.try_clone().unwrap();
     let sent = bytes.clone();

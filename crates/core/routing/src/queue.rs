@@ -179,9 +179,12 @@ impl<T> FairQueue<T> {
         &self.stats
     }
 
-    /// Takes in `item` of that `size`, which belongs to `flow`. At the cap the longest flow of the least class loses its oldest
+    /// Takes in `item` of that `size`, which belongs to `flow`. A flow keeps its order: what is interactive by itself waits behind the bulk
+    /// of its own flow, or the short end of a burst would overtake it. At the cap the longest flow of the least class loses its oldest
     /// item; that may be this one's own flow.
     pub fn push(&mut self, class: Class, flow: u32, size: Size, item: T, now: Instant) {
+        let overtakes = class == Class::Interactive && self.classes[Class::Bulk as usize].flows.contains_key(&flow);
+        let class = if overtakes { Class::Bulk } else { class };
         self.classes[class as usize].push(flow, Waiting { item, size, since: now });
         self.len += size.packets;
         self.stats.enqueued += size.packets as u64;
@@ -249,6 +252,19 @@ mod tests {
         queue.push(Class::Control, 9, one(60), (9, 0), Instant::ZERO);
         queue.push(Class::Control, 9, one(60), (9, 1), Instant::ZERO);
         assert_eq!(drain(&mut queue, Instant::ZERO)[..2], [(9, 0), (9, 1)]);
+    }
+
+    #[test]
+    fn a_short_packet_never_overtakes_its_own_flow() {
+        let mut queue = queue();
+        for n in 0..10 {
+            let (class, bytes) = if n % 3 == 2 { (Class::Interactive, 100) } else { (Class::Bulk, 1_200) };
+            queue.push(class, 1, one(bytes), (1, n), Instant::ZERO);
+        }
+        queue.push(Class::Interactive, 2, one(100), (2, 0), Instant::ZERO);
+        let order = drain(&mut queue, Instant::ZERO);
+        assert_eq!(order[0], (2, 0), "another flow's does");
+        assert_eq!(order[1..], std::array::from_fn::<_, 10, _>(|n| (1, n as u32)));
     }
 
     #[test]

@@ -5,6 +5,15 @@ use smoltcp::time::Instant;
 
 use crate::burst::Burst;
 
+const IPV6_HEADER_LEN: usize = 40;
+/// Where the IPv6 header says what follows it, and what stands there for TCP.
+const NEXT_HEADER: usize = 6;
+const TCP: u8 = 6;
+const TCP_HEADER_LEN: usize = 20;
+/// Where a segment has its flags, and the one of its first.
+const FLAGS: usize = 13;
+const SYN: u8 = 0x02;
+
 /// Where packets leave, and how much room is left there.
 #[derive(Debug)]
 pub struct Exit<'a> {
@@ -80,6 +89,30 @@ impl RxToken for Arriving<'_> {
     }
 }
 
+/// Advertises one unit of window less than smoltcp would.
+///
+/// A window is rounded down to the unit of its scale, from a right edge that stands still, so that the edge which is advertised moves
+/// left by up to a unit as bytes arrive: the window shrinks (RFC 7323, 2.4). smoltcp takes nothing beyond the edge it has advertised
+/// last, and so drops the end of a segment that an earlier edge allowed; what follows waits for a retransmission timeout. With one
+/// unit less no edge on the wire was ever beyond a later one of its own. A SYN's window is not scaled and stays.
+fn hold_back_window(packet: &mut [u8]) {
+    let is_tcp = packet.get(NEXT_HEADER) == Some(&TCP);
+    let Some(segment) = packet.get_mut(IPV6_HEADER_LEN..).filter(|segment| is_tcp && segment.len() >= TCP_HEADER_LEN)
+    else {
+        return;
+    };
+    let window = u16::from_be_bytes([segment[14], segment[15]]);
+    if segment[FLAGS] & SYN != 0 || window == 0 {
+        return;
+    }
+    segment[14..16].copy_from_slice(&(window - 1).to_be_bytes());
+    // RFC 1624: HC' = ~(~HC + ~m + m').
+    let sum = u32::from(!u16::from_be_bytes([segment[16], segment[17]])) + u32::from(!window) + u32::from(window - 1);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
+    segment[16..18].copy_from_slice(&(!sum).to_be_bytes());
+}
+
 /// Room for a packet. An answer to a packet that arrived may find none; it is then lost, as any packet may be.
 #[derive(Debug)]
 pub enum Leaving<'a> {
@@ -98,7 +131,11 @@ impl<'a> Leaving<'a> {
 impl TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
         match self {
-            Self::Packets(packets) => packets.push_with(len, write),
+            Self::Packets(packets) => packets.push_with(len, |packet| {
+                let written = write(packet);
+                hold_back_window(packet);
+                written
+            }),
             Self::Nowhere(dropped) => {
                 *dropped += 1;
                 write(&mut vec![0; len])

@@ -71,6 +71,11 @@ impl Net {
 
     /// Lets everything happen that happens now, then moves on to whatever is next. Whether there was anything.
     pub fn step(&mut self) -> bool {
+        self.step_until(Instant::FAR_FUTURE)
+    }
+
+    /// The same, and no further than to `latest`: somebody does something then.
+    pub fn step_until(&mut self, latest: Instant) -> bool {
         for side in &mut self.sides {
             side.stack.handle_timeout(self.now);
             while let Some(event) = side.stack.poll_event() {
@@ -101,7 +106,7 @@ impl Net {
             [side.arriving.first_key_value().map(|(key, _)| key.0), side.stack.poll_timeout()].into_iter().flatten()
         });
         let Some(next) = next.min() else { return false };
-        self.now = self.now.max(next);
+        self.now = self.now.max(next.min(latest));
         for side in &mut self.sides {
             while let Some(entry) = side.arriving.first_entry().filter(|entry| entry.key().0 <= self.now) {
                 side.stack.handle_packet(&entry.remove(), self.now);

@@ -106,6 +106,57 @@ fn a_reader_that_does_not_read_stops_the_writer_and_nothing_is_lost_once_it_read
     assert!(read == bytes);
 }
 
+/// Beta returns what alpha sends, and each side reads only while it can pass on what it reads, as a relay between two sockets does.
+#[test]
+fn an_echo_whose_ends_hold_each_other_back_never_waits_for_a_timer() {
+    for seed in 0..20 {
+        let mut net = Net::with(crate::net::limits(), seed);
+        net.delay = Duration::from_micros(50);
+        let (near, far) = net.connection();
+        let bytes = pattern(4 << 20);
+        let mut pace = x0t_model::Entropy::new([seed; 32]);
+        let (mut left, mut held, mut back, mut passed) = (bytes.as_slice(), Vec::new(), 0, 0);
+        let mut longest = Duration::ZERO;
+        let mut last = net.now;
+        while back < bytes.len() {
+            net.write(0, near, &mut left);
+            if held.is_empty() && pace.chance(300_000) {
+                let at_once = 1 + pace.below(200_000) as usize;
+                let taken = net.beta().receive_with(far, |bytes| {
+                    let count = bytes.len().min(at_once);
+                    held.extend_from_slice(&bytes[..count]);
+                    (count, ())
+                });
+                assert!(taken.is_ok());
+                passed = 0;
+            }
+            let mut rest = &held[passed..];
+            net.write(1, far, &mut rest);
+            passed = held.len() - rest.len();
+            if passed == held.len() {
+                held.clear();
+                passed = 0;
+            }
+            if pace.chance(300_000) {
+                let at_once = 1 + pace.below(200_000) as usize;
+                let read = net.alpha().receive_with(near, |bytes| (bytes.len().min(at_once), bytes.len().min(at_once)));
+                if let Ok(Received::Bytes(count)) = read {
+                    back += count;
+                    longest = longest.max(net.now.since(last));
+                    last = net.now;
+                }
+            }
+            assert!(
+                net.now.since(last) < Duration::from_secs(100),
+                "seed {seed}: it stands still with {back} bytes back"
+            );
+            let soon = net.now + Duration::from_micros(200);
+            net.step_until(soon);
+        }
+        assert!(longest < Duration::from_millis(200), "seed {seed}: {longest:?} without a byte");
+    }
+}
+
 #[test]
 fn a_connection_that_is_broken_off_is_broken_off_on_both_sides() {
     let mut net = Net::new();

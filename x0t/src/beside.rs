@@ -15,6 +15,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use x0t_identity::{
@@ -37,6 +38,9 @@ use crate::cli::seal_key_file;
 
 /// The largest program that `identity explain` reads for its digest; as much as the Workload API does.
 const PROGRAM_LEN_MAX: u64 = 256 << 20;
+
+/// Descriptors that are kept for sockets, files, forwards and the admin socket.
+const DESCRIPTORS_OF_NODE: usize = 512;
 
 /// What is needed of the node's state directory and settings.
 pub struct Home {
@@ -71,7 +75,8 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
     if let Some(socket) = &home.socket {
         let listener = server::bind(socket)?;
         let source = Arc::new(AgentSource::new(agent.clone(), jwt, ports));
-        let server = WorkloadServer::new(source, ServerConfig::default(), stop);
+        let config = ServerConfig { connections_max: connections_max(), ..ServerConfig::default() };
+        let server = WorkloadServer::new(source, config, stop);
         tracing::info!(socket = %socket.display(), "workloads may ask who they are");
         tokio::spawn(async move {
             if let Err(error) = server.serve(listener).await {
@@ -80,6 +85,18 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
         });
     }
     Ok(routes(Shared { authority, agent, attestor: Arc::new(Attestor::new(PROGRAM_LEN_MAX)) }))
+}
+
+/// How many connections workloads may hold: each costs two descriptors, and the node needs some for everything else. The process takes
+/// as many as it is allowed to.
+fn connections_max() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // As many as before are better than no node.
+    let _ = setrlimit(Resource::Nofile, limit);
+    let descriptors =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    (descriptors.saturating_sub(DESCRIPTORS_OF_NODE) / 2).clamp(16, ServerConfig::default().connections_max)
 }
 
 fn start_authority(
@@ -126,11 +143,14 @@ fn seal_key(directory: &Path) -> anyhow::Result<SealKey> {
     SealKey::from_stored(&stored).with_context(|| format!("{} is no seal key", path.display()))
 }
 
-/// Writes a file that was not there, for its owner alone, and returns once it is durable.
+/// Writes a file that was not there, for its owner alone and whole, and returns once it is durable. The state directory is held by this
+/// process alone.
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let new = path.with_extension("key.new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    std::fs::rename(&new, path)?;
     File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 

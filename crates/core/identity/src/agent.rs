@@ -56,6 +56,8 @@ pub struct HeldSvid {
 pub enum AgentEvent {
     /// The bundle of the own trust domain is replaced: the node wants it too.
     OwnBundle(Bundle),
+    /// These keys are tainted: whatever was signed by one is to be replaced.
+    Tainted(BTreeSet<KeyId>),
     /// An SVID was issued or replaced.
     Issued(SpiffeId),
     /// The authority, or the way to it, fails. Said once until it works again.
@@ -381,6 +383,9 @@ impl Agent {
         let tainted: BTreeSet<_> = answer.tainted.into_iter().collect();
         let newly_tainted = self.tainted != tainted;
         self.tainted = tainted;
+        if newly_tainted {
+            self.events.push_back(AgentEvent::Tainted(self.tainted.clone()));
+        }
         let crls: Vec<_> = answer.crls.into_iter().map(|list| list.0).collect();
         // Two lists of the same content differ in their signatures; the content changes with the number of the bundle.
         if own_bundle || self.crls.len() != crls.len() {

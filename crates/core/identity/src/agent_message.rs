@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x0t_model::{TrustDomain, UnixTime};
 
 use crate::authority::{EntryDelta, Known};
+use crate::bundle::BUNDLE_MAP_MAX;
 use crate::ca_life::KeyId;
 use crate::entry::EntryId;
 use crate::jwt::AUDIENCES_MAX;
@@ -171,6 +172,7 @@ impl AgentRequest {
             Self::MintJwt { audience, .. } if audience.len() > AUDIENCES_MAX => {
                 Err(AgentMessageError::TooMany("audiences"))
             }
+            Self::Sync(sync) if sync.bundles.len() > BUNDLE_MAP_MAX => Err(AgentMessageError::TooMany("bundles")),
             Self::Sync(_) | Self::IssueX509 { .. } | Self::MintJwt { .. } => Ok(request),
         }
     }

@@ -90,39 +90,32 @@ impl AuthorityDesk {
 }
 
 impl Node {
-    /// Hands a request to the authority beside this node. False if there is none, or no ticket left.
-    fn ask_here(&mut self, asker: Asker, request: AuthorityRequest) -> bool {
+    /// Hands a request to the authority beside this node. If there is none, or no ticket left, the asker is told no at once.
+    fn ask_here(&mut self, asker: Asker, request: AuthorityRequest) {
         let ticket = if self.trust.is_authority() { self.desk.draw(asker) } else { None };
-        let Some(ticket) = ticket else {
-            self.stats.authority_requests_refused += 1;
-            return false;
-        };
-        self.push(Output::AuthorityRequest { ticket, request });
-        true
+        match ticket {
+            Some(ticket) => self.push(Output::AuthorityRequest { ticket, request }),
+            None => {
+                self.stats.authority_requests_refused += 1;
+                self.give(asker, request.refuse("busy", "the authority has too much to do: try again"));
+            }
+        }
     }
 
     /// A joiner presents its token.
     pub(crate) fn ask_to_join(&mut self, session: SessionId, request: x0t_identity::message::JoinRequest) {
-        if !self.ask_here(Asker::Joiner(session), AuthorityRequest::Join(request)) {
-            let (code, text) = ("busy".to_owned(), "the authority has too much to do: try again".to_owned());
-            self.answer_joiner(session, &Message::JoinRefused(Refused { code, text }));
-        }
+        self.ask_here(Asker::Joiner(session), AuthorityRequest::Join(request));
     }
 
     /// This node needs its next SVID and has an authority beside it.
     pub(crate) fn ask_to_renew_ourselves(&mut self, csr: Vec<u8>) {
-        let request = AuthorityRequest::Renew { node: self.spiffe_id.clone(), csr };
-        if !self.ask_here(Asker::OwnRenewal, request) {
-            self.renewal_failed(Failure::Unavailable("the authority has too much to do".to_owned()));
-        }
+        self.ask_here(Asker::OwnRenewal, AuthorityRequest::Renew { node: self.spiffe_id.clone(), csr });
     }
 
     /// A member asks for its next SVID.
     pub(crate) fn on_renew_request(&mut self, session: SessionId, from: NodeId, csr: Vec<u8>) {
         match self.proven(session, from) {
-            Some(node) => {
-                self.ask_here(Asker::Renewal(from), AuthorityRequest::Renew { node, csr });
-            }
+            Some(node) => self.ask_here(Asker::Renewal(from), AuthorityRequest::Renew { node, csr }),
             None => self.stats.identity_messages_refused += 1,
         }
     }
@@ -130,9 +123,7 @@ impl Node {
     /// A member's agent asks.
     pub(crate) fn on_agent_request(&mut self, session: SessionId, from: NodeId, id: u64, body: Vec<u8>) {
         match self.proven(session, from) {
-            Some(node) => {
-                self.ask_here(Asker::Agent { node: from, id }, AuthorityRequest::Agent { node, body });
-            }
+            Some(node) => self.ask_here(Asker::Agent { node: from, id }, AuthorityRequest::Agent { node, body }),
             None => self.stats.identity_messages_refused += 1,
         }
     }
@@ -146,10 +137,7 @@ impl Node {
     pub(crate) fn on_ask_authority(&mut self, id: u64, body: &[u8]) {
         if self.trust.is_authority() {
             let request = AuthorityRequest::Agent { node: self.spiffe_id.clone(), body: body.to_vec() };
-            if !self.ask_here(Asker::OwnAgent(id), request) {
-                self.no_answer(id, "the authority has too much to do");
-            }
-            return;
+            return self.ask_here(Asker::OwnAgent(id), request);
         }
         let Some(authority) = self.reachable_authority() else {
             return self.no_answer(id, "no authority is reachable");
@@ -205,8 +193,8 @@ impl Node {
             return Some(refused("no address is known that a joiner could reach: give one with `--address HOST:PORT`"));
         }
         let request = OperatorRequest::CreateToken { name, ttl, addresses };
-        let asked = self.ask_here(Asker::Command(command), AuthorityRequest::Operator(request));
-        (!asked).then(|| refused("the authority has too much to do: try again"))
+        self.ask_here(Asker::Command(command), AuthorityRequest::Operator(request));
+        None
     }
 
     /// The authority beside this node answers.
@@ -215,6 +203,10 @@ impl Node {
             self.stats.authority_answers_unasked += 1;
             return;
         };
+        self.give(asker, answer);
+    }
+
+    fn give(&mut self, asker: Asker, answer: AuthorityAnswer) {
         match (asker, answer) {
             (Asker::Joiner(session), AuthorityAnswer::Message(message)) => self.answer_joiner(session, &message),
             (Asker::Renewal(node), AuthorityAnswer::Message(message)) => self.answer_member(node, &message),

@@ -96,8 +96,8 @@ struct TokenVerifier(JoinToken);
 
 impl VerifyPeer for TokenVerifier {
     fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
-        let bundle = self.0.verify_authority(chain, now).map_err(|error| with_causes(&error))?;
-        verify_chain(&chain[..1], &bundle, now).map_err(|error| with_causes(&error))
+        // It has checked the whole chain, with what leads from a successor to an authority that the token knows, and whose it is.
+        self.0.verify_authority(chain, now).map(|_| self.0.authority.clone()).map_err(|error| with_causes(&error))
     }
 }
 
@@ -336,5 +336,29 @@ impl JoinClient {
             same_host && address.udp().is_some() && !self.addresses.contains(&introducer)
         });
         Ok(Joined { records, spiffe_id, introducer: by_udp.copied().unwrap_or(introducer) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use x0t_identity::ca_life::{AuthorityKind, Patience};
+    use x0t_identity::{Authority, AuthorityConfig, SeededKeys};
+
+    use super::*;
+
+    #[test]
+    fn a_token_still_knows_its_authority_once_a_successor_signs() {
+        let (mut entropy, now) = (Entropy::new([1; 32]), UnixTime::from_secs(1_800_000_000));
+        let mut keys = SeededKeys::new(entropy.fork("keys"));
+        let node: SpiffeId = "spiffe://mesh.test/node/a".parse().unwrap();
+        let config = AuthorityConfig::default();
+        let mut authority = Authority::create(&node, config, &mut keys, &mut entropy, now).unwrap();
+        let addresses = vec!["192.0.2.1:4600".parse().unwrap()];
+        let token = authority.create_token(None, Duration::from_secs(60), addresses, &mut entropy, now).unwrap();
+        authority.prepare_ca(AuthorityKind::X509, &mut keys, &mut entropy, now).unwrap();
+        authority.activate_ca(AuthorityKind::X509, Patience::Force, now).unwrap();
+        let svid = authority.issue_self(&mut keys, &mut entropy, now).unwrap();
+        let shown = authority.join_chain(&svid);
+        assert_eq!(TokenVerifier(token).verify(&shown, now), Ok(node));
     }
 }

@@ -1,13 +1,15 @@
 //! A node's agent at work: drives the pure [`Agent`], and publishes what processes may be given.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use x0t_identity::ca_life::KeyId;
 use x0t_identity::{Agent, AgentEvent, AgentStats, AudienceSet, AwsLcKeys, Bundle, Entry, JwtSvid};
-use x0t_model::{Instant, UnixTime};
+use x0t_model::{Instant, SpiffeId, UnixTime};
 
 use crate::identities::{Crls, Held, Identities};
 use crate::jwt_service::JwtService;
@@ -89,7 +91,7 @@ impl IdentitySource for AgentSource {
 pub fn start(agent: Agent, jwt: JwtService, ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> AgentHandle {
     let (publish, identities) = watch::channel(Arc::new(Identities::unknown()));
     let state = Arc::new(Mutex::new(AgentState::default()));
-    let driver = Driver { agent, jwt, ports, publish, state: state.clone(), published: 0 };
+    let driver = Driver { agent, jwt, ports, publish, state: state.clone(), published: 0, given: BTreeSet::new() };
     tokio::spawn(driver.run(stop));
     AgentHandle { identities, state }
 }
@@ -102,6 +104,8 @@ struct Driver {
     state: Arc<Mutex<AgentState>>,
     /// Generation of the last snapshot.
     published: u64,
+    /// The identities in it.
+    given: BTreeSet<SpiffeId>,
 }
 
 impl Driver {
@@ -143,6 +147,7 @@ impl Driver {
                     self.jwt.handle_bundle(&bundle);
                     self.ports.offer_bundle(bundle).await;
                 }
+                AgentEvent::Tainted(keys) => self.taint_tokens(&keys),
                 AgentEvent::Issued(spiffe_id) => tracing::debug!(%spiffe_id, "a workload's SVID was issued"),
                 AgentEvent::Expired(spiffe_id) => tracing::error!(%spiffe_id, "a workload's SVID has run out"),
                 AgentEvent::Degraded(reason) => {
@@ -159,11 +164,25 @@ impl Driver {
         self.note(|state| state.stats = stats);
         if self.agent.generation() != self.published {
             self.published = self.agent.generation();
-            let held = self.agent.held().map(|held| Held { entry: held.entry, svid: held.svid }).collect();
+            let held: Vec<_> = self.agent.held().map(|held| Held { entry: held.entry, svid: held.svid }).collect();
+            let given = held.iter().map(|held| held.entry.spec.spiffe_id.clone()).collect();
+            for gone in std::mem::replace(&mut self.given, given).difference(&self.given) {
+                self.jwt.forget_identity(gone);
+            }
             let lists: Vec<Arc<[u8]>> = self.agent.crls().iter().map(|list| list.as_slice().into()).collect();
             let crls = Crls::from([(self.agent.node().trust_domain().clone(), lists)]);
             let snapshot = Identities::new(self.published, held, self.agent.bundles().clone(), crls);
             self.publish.send_replace(Arc::new(snapshot));
+        }
+    }
+
+    /// The same keys under the names that tokens carry.
+    fn taint_tokens(&self, tainted: &BTreeSet<KeyId>) {
+        let own = self.agent.bundles().get(self.agent.node().trust_domain());
+        for (name, key) in own.iter().flat_map(|bundle| bundle.jwt_keys()) {
+            if tainted.contains(&KeyId::of(key.to_spki())) {
+                self.jwt.taint(name);
+            }
         }
     }
 

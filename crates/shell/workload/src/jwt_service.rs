@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot, watch};
 use x0t_identity::{
     AgentAnswer, AgentRequest, AudienceSet, Bundle, Entry, EntryId, Fetch, FetchFailure, JwtCache, JwtCacheConfig,
-    JwtCacheError, JwtCacheKey, JwtCacheStats, JwtSvid, Lookup, WaiterId,
+    JwtCacheError, JwtCacheKey, JwtCacheStats, JwtSvid, KeyId, Lookup, WaiterId,
 };
+use x0t_model::SpiffeId;
 
 use crate::agent_service::AgentPorts;
 use crate::source::SourceError;
+
+/// Tokens that are fetched at once.
+const FETCHES_MAX: usize = 8;
 
 type Outcome = Result<Arc<JwtSvid>, JwtCacheError>;
 
@@ -40,7 +44,8 @@ struct Desk {
 impl JwtService {
     /// Starts on the runtime of the caller and ends with `stop`.
     pub fn start(ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> Self {
-        let cache = JwtCache::new(JwtCacheConfig::default());
+        // A member has sixteen tickets at the authority; its X.509-SVIDs must not wait behind tokens.
+        let cache = JwtCache::new(JwtCacheConfig { fetches_max: FETCHES_MAX, ..JwtCacheConfig::default() });
         let desk = Mutex::new(Desk { cache, waiting: BTreeMap::new(), entries: BTreeMap::new() });
         let service = Self { shared: Arc::new(Shared { desk, ports, stirred: Notify::new() }) };
         tokio::spawn(service.clone().run(stop));
@@ -82,6 +87,16 @@ impl JwtService {
     /// The trust domain's bundle has changed: tokens of keys that are gone are worth nothing any more.
     pub fn handle_bundle(&self, bundle: &Bundle) {
         self.shared.desk().cache.handle_bundle(bundle);
+    }
+
+    /// The authority has tainted the key of this name: its tokens are to be replaced.
+    pub fn taint(&self, key_id: &KeyId) {
+        self.shared.desk().cache.taint(key_id);
+    }
+
+    /// This node gives the identity to nobody any more.
+    pub fn forget_identity(&self, spiffe_id: &SpiffeId) {
+        self.shared.desk().cache.forget_identity(spiffe_id);
     }
 
     /// What the cache has done.

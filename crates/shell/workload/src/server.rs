@@ -19,8 +19,8 @@ mod push;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,12 +131,17 @@ pub struct BindError {
 pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
     let bind = || {
         if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            if StdUnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
             std::fs::remove_file(path)?;
         }
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
             && !directory.exists()
         {
-            std::fs::DirBuilder::new().mode(0o755).create(directory)?;
+            std::fs::create_dir(directory)?;
+            // Whatever the umask says.
+            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;

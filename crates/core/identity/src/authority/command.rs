@@ -7,9 +7,9 @@
 use serde::{Deserialize, Serialize};
 use x0t_model::UnixTime;
 
-use super::Authority;
 use super::refusal::CommandRefusal;
 use super::tokens::{TokenHash, TokenId};
+use super::{Authority, ISSUED_NAMES_MAX, check_name};
 use crate::ca_life::CaCommand;
 use crate::entry::{EntryId, EntrySpec};
 use crate::revocation::RevokedSvid;
@@ -90,6 +90,7 @@ impl Authority {
     pub fn apply(&mut self, command: &AuthorityCommand) -> Result<(), CommandRefusal> {
         match command {
             AuthorityCommand::AddToken { hash, name, at, expires } => {
+                name.iter().try_for_each(|name| self.check_given_name(name))?;
                 if !self.tokens.insert(*hash, name.as_deref(), *at, *expires) {
                     return Err(CommandRefusal::TooManyTokens);
                 }
@@ -100,6 +101,7 @@ impl Authority {
                 }
             }
             AuthorityCommand::SpendToken { id, name, at } => {
+                self.check_given_name(name)?;
                 self.tokens.spend(*id, *at, name)?;
                 self.names.insert(name.clone(), *at);
             }
@@ -139,6 +141,15 @@ impl Authority {
                 }
                 self.keyring.renumber()?;
             }
+        }
+        Ok(())
+    }
+
+    /// A name that could not be read back from the state must not get into it.
+    fn check_given_name(&self, name: &str) -> Result<(), CommandRefusal> {
+        let is_known = self.names.contains_key(name);
+        if check_name(self.node.trust_domain(), name).is_err() || (!is_known && self.names.len() >= ISSUED_NAMES_MAX) {
+            return Err(CommandRefusal::BadName(name.to_owned()));
         }
         Ok(())
     }

@@ -170,6 +170,9 @@ pub enum CommandRefusal {
         /// Under which name.
         by: String,
     },
+    /// A name that can be no node's, or one more than fit.
+    #[error("`{}` cannot be given to a node", .0.escape_debug())]
+    BadName(String),
     /// No such name, or that of the authority itself.
     #[error("`{0}` is not a name that could be taken back")]
     UnknownName(String),
@@ -197,6 +200,7 @@ impl CommandRefusal {
             Self::TooManyTokens => "too_many_tokens",
             Self::UnknownToken(_) => "unknown_token",
             Self::TokenSpent { .. } => "token_used",
+            Self::BadName(_) => "bad_name",
             Self::UnknownName(_) => "unknown_name",
             Self::UnknownEntry(_) => "unknown_entry",
             Self::EntryExists(_) | Self::Entry(EntryRefusal::AlreadyExists(_)) => "already_exists",

@@ -1,6 +1,5 @@
 //! What it costs an authority to give a workload its identity: the entry is looked up, the certificate is made, signed and read back.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use x0t_identity::ca_life::{AuthorityKind, Patience};
@@ -94,15 +93,12 @@ impl Issuance {
 
 fn entry(spiffe_id: SpiffeId, number: usize) -> Result<EntrySpec, BenchError> {
     Ok(EntrySpec {
-        spiffe_id,
-        parent: Parent::AnyNode,
-        selectors: Selectors::new([format!("unix:uid:{number}").parse().map_err(failed)?]).map_err(failed)?,
         x509_ttl: Some(Duration::from_secs(3600)),
-        jwt_ttl: None,
-        dns_names: Vec::new(),
-        federates_with: BTreeSet::new(),
-        expires_at: None,
-        hint: None,
+        ..EntrySpec::new(
+            spiffe_id,
+            Parent::AnyNode,
+            Selectors::new([format!("unix:uid:{number}").parse().map_err(failed)?]).map_err(failed)?,
+        )
     })
 }
 

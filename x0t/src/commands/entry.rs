@@ -57,15 +57,13 @@ async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> an
     };
     let selectors = Selectors::new(args.selectors).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let spec = EntrySpec {
-        spiffe_id: full_id(&args.spiffe_id, domain)?,
-        parent,
-        selectors,
         x509_ttl: args.x509_ttl,
         jwt_ttl: args.jwt_ttl,
         dns_names: args.dns_names,
         federates_with: args.federates_with.into_iter().collect(),
         hint: args.hint,
         expires_at: args.expires_in.map(|after| x0t_runtime::clock::Clock.wall() + after),
+        ..EntrySpec::new(full_id(&args.spiffe_id, domain)?, parent, selectors)
     };
     match client.authority(&OperatorRequest::CreateEntry(spec)).await? {
         OperatorAnswer::Entry { entry } => context.out.result(&entry, |_| describe(&entry)),

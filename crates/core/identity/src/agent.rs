@@ -214,11 +214,6 @@ impl Agent {
         self.stats
     }
 
-    /// Why the authority is not reached, as of now.
-    pub const fn is_degraded(&self) -> bool {
-        self.degraded
-    }
-
     /// A question for the authority; its answer goes to [`Self::handle_answer`] under the same number.
     pub fn poll_request(&mut self) -> Option<(u64, AgentRequest)> {
         self.outbox.pop_front()

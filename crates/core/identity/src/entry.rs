@@ -192,6 +192,21 @@ pub struct EntrySpec {
 }
 
 impl EntrySpec {
+    /// With the authority's lives, no further names and no end.
+    pub const fn new(spiffe_id: SpiffeId, parent: Parent, selectors: Selectors) -> Self {
+        Self {
+            spiffe_id,
+            parent,
+            selectors,
+            x509_ttl: None,
+            jwt_ttl: None,
+            dns_names: Vec::new(),
+            federates_with: BTreeSet::new(),
+            hint: None,
+            expires_at: None,
+        }
+    }
+
     /// Whether the authority of `trust_domain` can keep it.
     pub fn check(&self, trust_domain: &TrustDomain) -> Result<(), EntryError> {
         let foreign = |id: &SpiffeId| EntryError::OtherTrustDomain { found: id.clone(), wanted: trust_domain.clone() };
@@ -294,17 +309,11 @@ mod tests {
     use super::*;
 
     fn spec(id: &str) -> EntrySpec {
-        EntrySpec {
-            spiffe_id: id.parse().unwrap(),
-            parent: Parent::Node("spiffe://mesh.test/node/a".parse().unwrap()),
-            selectors: Selectors::new(["unix:uid:1000".parse().unwrap()]).unwrap(),
-            x509_ttl: None,
-            jwt_ttl: None,
-            dns_names: Vec::new(),
-            federates_with: BTreeSet::new(),
-            hint: None,
-            expires_at: None,
-        }
+        EntrySpec::new(
+            id.parse().unwrap(),
+            Parent::Node("spiffe://mesh.test/node/a".parse().unwrap()),
+            Selectors::new(["unix:uid:1000".parse().unwrap()]).unwrap(),
+        )
     }
 
     fn check(change: impl FnOnce(&mut EntrySpec)) -> Result<(), EntryError> {

@@ -127,17 +127,11 @@ impl World {
 }
 
 fn web(uid: u32, node: &str) -> EntrySpec {
-    EntrySpec {
-        spiffe_id: id("spiffe://mesh.test/web"),
-        parent: Parent::Node(id(&format!("spiffe://mesh.test/node/{node}"))),
-        selectors: Selectors::new([format!("unix:uid:{uid}").parse().unwrap()]).unwrap(),
-        x509_ttl: None,
-        jwt_ttl: None,
-        dns_names: Vec::new(),
-        federates_with: BTreeSet::new(),
-        hint: None,
-        expires_at: None,
-    }
+    EntrySpec::new(
+        id("spiffe://mesh.test/web"),
+        Parent::Node(id(&format!("spiffe://mesh.test/node/{node}"))),
+        Selectors::new([format!("unix:uid:{uid}").parse().unwrap()]).unwrap(),
+    )
 }
 
 #[test]

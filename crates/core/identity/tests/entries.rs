@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeSet;
-
 use support::{HOUR, Mesh, NOW, id, secs};
 use x0t_identity::{
     Authority, AuthorityCommand, AwsLcKeys, CommandRefusal, EntryId, EntryRefusal, EntrySpec, IssueRefusal, KeySource,
@@ -14,15 +12,14 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 fn web(uid: u32) -> EntrySpec {
     EntrySpec {
-        spiffe_id: id("spiffe://mesh.test/web"),
-        parent: Parent::Node(id("spiffe://mesh.test/node/beta")),
-        selectors: Selectors::new([format!("unix:uid:{uid}").parse().unwrap()]).unwrap(),
         x509_ttl: Some(secs(600)),
-        jwt_ttl: None,
         dns_names: vec!["web.example.org".to_owned()],
-        federates_with: BTreeSet::new(),
-        hint: None,
         expires_at: Some(NOW + secs(300)),
+        ..EntrySpec::new(
+            id("spiffe://mesh.test/web"),
+            Parent::Node(id("spiffe://mesh.test/node/beta")),
+            Selectors::new([format!("unix:uid:{uid}").parse().unwrap()]).unwrap(),
+        )
     }
 }
 

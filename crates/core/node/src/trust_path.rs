@@ -341,7 +341,6 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use x0t_identity::{
         Authority, AuthorityConfig, EntrySpec, KeySource as _, Parent, SeededKeys, Selectors, signing_request,
@@ -357,17 +356,11 @@ mod tests {
         let node: SpiffeId = "spiffe://mesh.test/node/a".parse().unwrap();
         let config = AuthorityConfig::default();
         let mut authority = Authority::create(&node, config, &mut keys, &mut entropy, now).unwrap();
-        let spec = EntrySpec {
-            spiffe_id: "spiffe://mesh.test/web".parse().unwrap(),
-            parent: Parent::AnyNode,
-            selectors: Selectors::new(["unix:uid:1000".parse().unwrap()]).unwrap(),
-            x509_ttl: None,
-            jwt_ttl: None,
-            dns_names: Vec::new(),
-            federates_with: BTreeSet::new(),
-            hint: None,
-            expires_at: None,
-        };
+        let spec = EntrySpec::new(
+            "spiffe://mesh.test/web".parse().unwrap(),
+            Parent::AnyNode,
+            Selectors::new(["unix:uid:1000".parse().unwrap()]).unwrap(),
+        );
         let entry = authority.create_entry(spec, &mut entropy, now).unwrap();
         let csr = signing_request(&keys.generate().unwrap()).unwrap();
         let issued = authority.issue_workload(&node, &entry, &csr, &mut entropy, now).unwrap();

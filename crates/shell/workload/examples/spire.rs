@@ -63,15 +63,8 @@ async fn administer(server: &SpireServer, what: &[&str]) -> Result<Value> {
         ["create", id, parent, selectors @ ..] => {
             let selectors: Result<Vec<_>, _> = selectors.iter().map(|selector| selector.parse()).collect();
             let spec = EntrySpec {
-                spiffe_id: id.parse()?,
-                parent: Parent::Node(parent.parse()?),
-                selectors: Selectors::new(selectors?)?,
-                x509_ttl: None,
-                jwt_ttl: None,
-                dns_names: Vec::new(),
                 federates_with: [].into(),
-                hint: None,
-                expires_at: None,
+                ..EntrySpec::new(id.parse()?, Parent::Node(parent.parse()?), Selectors::new(selectors?)?)
             };
             let mut created = server.create_entries(&[spec]).await?;
             match created.pop().context("no result")?? {

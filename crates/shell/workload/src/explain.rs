@@ -85,7 +85,7 @@ pub fn explain(pid: i32, found: &Selectors, identities: &Identities, now: UnixTi
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use x0t_identity::{BundleMap, Entry, EntrySpec, Parent};
@@ -94,15 +94,12 @@ mod tests {
 
     fn held(id: &str, selectors: &[&str], expires_at: Option<u64>) -> Held {
         let spec = EntrySpec {
-            spiffe_id: format!("spiffe://mesh.test/{id}").parse().unwrap(),
-            parent: Parent::AnyNode,
-            selectors: Selectors::new(selectors.iter().map(|text| text.parse().unwrap())).unwrap(),
-            x509_ttl: None,
-            jwt_ttl: None,
-            dns_names: Vec::new(),
-            federates_with: BTreeSet::new(),
-            hint: None,
             expires_at: expires_at.map(UnixTime::from_secs),
+            ..EntrySpec::new(
+                format!("spiffe://mesh.test/{id}").parse().unwrap(),
+                Parent::AnyNode,
+                Selectors::new(selectors.iter().map(|text| text.parse().unwrap())).unwrap(),
+            )
         };
         let entry = Entry { id: id.parse().unwrap(), spec, created_at: UnixTime::from_secs(1), revision: 1 };
         Held { entry: Arc::new(entry), svid: None }

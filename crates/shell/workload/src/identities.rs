@@ -125,17 +125,11 @@ mod tests {
     fn held(id: &str, created_at: u64, texts: &[&str]) -> Held {
         let entry = Entry {
             id: id.parse().unwrap(),
-            spec: EntrySpec {
-                spiffe_id: format!("spiffe://mesh.test/{id}").parse().unwrap(),
-                parent: Parent::AnyNode,
-                selectors: selectors(texts),
-                x509_ttl: None,
-                jwt_ttl: None,
-                dns_names: Vec::new(),
-                federates_with: BTreeSet::new(),
-                hint: None,
-                expires_at: None,
-            },
+            spec: EntrySpec::new(
+                format!("spiffe://mesh.test/{id}").parse().unwrap(),
+                Parent::AnyNode,
+                selectors(texts),
+            ),
             created_at: UnixTime::from_secs(created_at),
             revision: 1,
         };

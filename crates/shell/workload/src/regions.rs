@@ -119,7 +119,7 @@ impl Regions {
 }
 
 impl Driver {
-    /// Checks and decides until all [`Regions`] but the driver's own are gone, or for ever if one is kept.
+    /// Checks and decides for ever; whoever spawns it ends it.
     pub async fn drive(mut self, prober: impl Prober) {
         let prober = Arc::new(prober);
         let mut checks: JoinSet<(Check, CheckOutcome)> = JoinSet::new();

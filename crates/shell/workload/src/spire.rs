@@ -42,10 +42,6 @@ use proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
 pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Calls at once to one server; more wait.
 pub const CONCURRENT_CALLS_MAX: usize = 100;
-/// JWT-SVIDs that a node keeps.
-pub const JWT_CACHE_ENTRIES: usize = 10_000;
-/// X.509-SVIDs that a node keeps.
-pub const X509_CACHE_ENTRIES: usize = 5_000;
 /// The largest answer: a page of entries at their longest is below it, and gRPC's 4 MiB is not (checklist WC-7).
 const ANSWER_LEN_MAX: usize = 64 * 1024 * 1024;
 /// Pages of one list: a server that never ends one is not listened to for ever.

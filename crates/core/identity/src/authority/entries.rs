@@ -180,7 +180,7 @@ enum Change<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
@@ -193,17 +193,11 @@ mod tests {
 
     fn spec(uid: u32, parent: Parent) -> EntrySpec {
         let selector = format!("unix:uid:{uid}").parse().expect("a selector");
-        EntrySpec {
-            spiffe_id: "spiffe://mesh.test/web".parse().expect("an id"),
+        EntrySpec::new(
+            "spiffe://mesh.test/web".parse().expect("an id"),
             parent,
-            selectors: Selectors::new([selector]).expect("one selector"),
-            x509_ttl: None,
-            jwt_ttl: None,
-            dns_names: Vec::new(),
-            federates_with: BTreeSet::new(),
-            hint: None,
-            expires_at: None,
-        }
+            Selectors::new([selector]).expect("one selector"),
+        )
     }
 
     proptest! {

@@ -304,11 +304,6 @@ impl AuthorityServer {
         self.answer_waiting(now);
     }
 
-    /// Whoever held the ticket has gone.
-    pub fn cancel(&mut self, ticket: Ticket) {
-        self.waiting.remove(&ticket);
-    }
-
     /// Lets waiting agents hear that nothing has changed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.answer_waiting(now);

@@ -121,15 +121,17 @@ pub(super) fn from_spire(entry: types::Entry) -> Result<SpireEntry, EntryFormErr
     let federates_with: Result<BTreeSet<_>, _> = entry.federates_with.iter().map(domain).collect();
     let expires_at = number(entry.expires_at, "the expiry")?;
     let spec = EntrySpec {
-        spiffe_id: from_spire_id(entry.spiffe_id, "SPIFFE ID")?,
-        parent: Parent::Node(from_spire_id(entry.parent_id, "parent")?),
-        selectors: from_spire_selectors(entry.selectors)?,
         x509_ttl: ttl(entry.x509_svid_ttl, "the life of X.509-SVIDs")?,
         jwt_ttl: ttl(entry.jwt_svid_ttl, "the life of JWT-SVIDs")?,
         dns_names: entry.dns_names,
         federates_with: federates_with?,
         hint: Some(entry.hint).filter(|hint| !hint.is_empty()),
         expires_at: Some(expires_at).filter(|at| *at > 0).map(UnixTime::from_secs),
+        ..EntrySpec::new(
+            from_spire_id(entry.spiffe_id, "SPIFFE ID")?,
+            Parent::Node(from_spire_id(entry.parent_id, "parent")?),
+            from_spire_selectors(entry.selectors)?,
+        )
     };
     let id: EntryId = entry.id.parse().map_err(EntryFormError::Id)?;
     Ok(SpireEntry {

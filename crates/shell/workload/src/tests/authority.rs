@@ -1,7 +1,6 @@
 //! A source of identities with an authority of its own, in memory: for tests, and for the example that other people's clients are
 //! tried against.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -114,17 +113,11 @@ impl TestSource {
         let svid = self.authority.issue(&spiffe_id);
         self.change(|state| {
             state.next_entry += 1;
-            let mut spec = EntrySpec {
-                spiffe_id: spiffe_id.parse().unwrap(),
-                parent: Parent::AnyNode,
-                selectors: Selectors::new(selectors.iter().map(|text| text.parse().unwrap())).unwrap(),
-                x509_ttl: None,
-                jwt_ttl: None,
-                dns_names: Vec::new(),
-                federates_with: BTreeSet::new(),
-                hint: None,
-                expires_at: None,
-            };
+            let mut spec = EntrySpec::new(
+                spiffe_id.parse().unwrap(),
+                Parent::AnyNode,
+                Selectors::new(selectors.iter().map(|text| text.parse().unwrap())).unwrap(),
+            );
             change(&mut spec);
             let id: EntryId = format!("entry-{:06}", state.next_entry).parse().unwrap();
             let entry = Entry {

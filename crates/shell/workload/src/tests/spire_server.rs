@@ -111,15 +111,15 @@ async fn a_server_that_hangs_costs_one_deadline_and_one_that_is_absent_nothing()
 
 fn spec(path: &str) -> EntrySpec {
     EntrySpec {
-        spiffe_id: format!("spiffe://spire.test{path}").parse().unwrap(),
-        parent: Parent::Node("spiffe://spire.test/host".parse().unwrap()),
-        selectors: Selectors::new(["unix:uid:7".parse().unwrap(), "docker:label:a:b".parse().unwrap()]).unwrap(),
         x509_ttl: Some(Duration::from_secs(600)),
-        jwt_ttl: None,
         dns_names: vec!["web.test".into()],
         federates_with: ["other.test".parse().unwrap()].into(),
         hint: Some("internal".into()),
-        expires_at: None,
+        ..EntrySpec::new(
+            format!("spiffe://spire.test{path}").parse().unwrap(),
+            Parent::Node("spiffe://spire.test/host".parse().unwrap()),
+            Selectors::new(["unix:uid:7".parse().unwrap(), "docker:label:a:b".parse().unwrap()]).unwrap(),
+        )
     }
 }
 

@@ -16,8 +16,8 @@
 //! simulated is what ships.
 
 mod api;
-pub mod authority_path;
-mod beacon;
+mod authority_path;
+pub mod beacon;
 mod coalesce;
 mod commands;
 pub mod critical;

@@ -6,6 +6,7 @@ mod client;
 mod endpoint;
 mod fake_server;
 mod limits;
+mod mutual_tls;
 mod regions;
 mod secrets;
 mod spire_server;

@@ -206,6 +206,9 @@ pub enum Action {
     Bench(BenchAction),
     /// Print a completion script: `x0t completion bash > /etc/bash_completion.d/x0t`.
     Completion(CompletionArgs),
+    /// Show the Workload API's client to the SPIFFE conformance suite, which starts this.
+    #[command(hide = true)]
+    ConformanceHarness(ConformanceHarnessArgs),
     /// Print the version.
     Version,
 }
@@ -539,6 +542,14 @@ pub struct SvidArgs {
     /// The Workload API, as in unix:/run/x0t/workload.sock [default: that of this node].
     #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "ENDPOINT")]
     pub socket: Option<String>,
+}
+
+/// `x0t conformance-harness`.
+#[derive(Clone, Debug, Args)]
+pub struct ConformanceHarnessArgs {
+    /// The Workload API that the suite plays.
+    #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "ENDPOINT")]
+    pub socket: String,
 }
 
 /// `x0t ping`.

@@ -3,6 +3,7 @@
 mod authority;
 mod bench;
 mod completion;
+mod conformance_harness;
 mod doctor;
 mod down;
 mod entry;
@@ -75,6 +76,7 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Demo(args) => demo::run(args, out).await,
         Action::Bench(action) => bench::run(&context, action).await,
         Action::Completion(args) => completion::run(&context, args),
+        Action::ConformanceHarness(args) => conformance_harness::run(&context, args).await,
         Action::Version => version::run(&context),
     }
 }

@@ -36,6 +36,19 @@ fn echo_service() -> u16 {
     port
 }
 
+/// The same for datagrams.
+fn udp_echo_service() -> u16 {
+    let service = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = service.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2_048];
+        while let Ok((length, from)) = service.recv_from(&mut buffer) {
+            service.send_to(&buffer[..length], from).unwrap();
+        }
+    });
+    port
+}
+
 /// Bytes in which a lost, doubled or misplaced piece shows.
 fn pattern(len: usize) -> Vec<u8> {
     let mut state = 1_u32;
@@ -167,6 +180,42 @@ fn a_program_that_speaks_socks_reaches_a_node_by_its_name() {
 }
 
 #[test]
+fn a_program_that_speaks_socks_exchanges_datagrams_with_a_node() {
+    let (alpha, beta) = pair();
+    alpha.x0t(&format!("expose udp/53:{}", udp_echo_service())).ok();
+    beta.x0t("down").ok();
+    let socks = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    beta.x0t(&format!("up --socks {} --http 127.0.0.1:0", socks.port())).ok();
+    eventually("beta has a route to alpha", || {
+        beta.x0t("routes").stdout.lines().any(|l| l.starts_with("alpha  direct"))
+    });
+    let mut control = TcpStream::connect(socks).unwrap();
+    control.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    control.write_all(&[5, 1, 0]).unwrap();
+    control.read_exact(&mut [0; 2]).unwrap();
+    control.write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+    let mut reply = [0; 10];
+    control.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..8], [5, 0, 0, 1, 127, 0, 0, 1]);
+    let relay = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::from_be_bytes([reply[8], reply[9]])));
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut buffer = [0; 2_048];
+    for payload in [[7; 4].to_vec(), pattern(1_200)] {
+        let question = [&[0, 0, 0, 3, 5][..], b"alpha", &[0, 53], &payload].concat();
+        // A datagram may be lost.
+        eventually("an answer came with its sender's address", || {
+            client.send_to(&question, relay).unwrap();
+            let Ok(length) = client.recv(&mut buffer) else { return false };
+            let (header, answer) = buffer[..length].split_at(22);
+            header[..4] == [0, 0, 0, 4] && header[4] == 0xfd && header[20..] == [0, 53] && answer == payload
+        });
+    }
+    drop(control);
+    eventually("the association has ended with its connection", || UdpSocket::bind(relay).is_ok());
+}
+
+#[test]
 fn what_is_saved_and_exposed_is_there_again_after_a_restart() {
     let (alpha, beta) = pair();
     alpha.x0t(&format!("expose 80:{}", echo_service())).ok();
@@ -193,14 +242,7 @@ fn what_is_saved_and_exposed_is_there_again_after_a_restart() {
 #[test]
 fn datagrams_are_forwarded_too() {
     let (alpha, beta) = pair();
-    let service = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    alpha.x0t(&format!("expose udp/53:{}", service.local_addr().unwrap().port())).ok();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 2_048];
-        while let Ok((length, from)) = service.recv_from(&mut buffer) {
-            service.send_to(&buffer[..length], from).unwrap();
-        }
-    });
+    alpha.x0t(&format!("expose udp/53:{}", udp_echo_service())).ok();
     let held = forward(&beta, "udp/0 alpha:53");
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();

@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::names::{NameError, address_of};
 use crate::network::Network;
 use crate::overlay::{Now, Overlay};
-use crate::socks;
+use crate::socks::{self, SocksStats};
 use crate::spec::{Destination, Exposure, Forward, MeshPort};
 
 pub use forwards::{Lease, Notice};
@@ -69,6 +69,7 @@ struct Inner {
     network: Network,
     trust_domain: TrustDomain,
     registry: Mutex<Registry>,
+    socks: Arc<socks::Counters>,
 }
 
 /// The thread that forwarding runs on. It ends when this is dropped, and all connections with it.
@@ -126,7 +127,8 @@ impl Forwarding {
             runtime.shutdown_background();
         })?;
         let registry = Mutex::default();
-        let inner = Inner { runtime: handle, network, trust_domain: home.trust_domain, registry };
+        let (trust_domain, socks) = (home.trust_domain, Arc::default());
+        let inner = Inner { runtime: handle, network, trust_domain, registry, socks };
         Ok((Self(Arc::new(inner)), ForwardingThread { _alive: alive }))
     }
 
@@ -201,7 +203,8 @@ impl Forwarding {
             forwards::accept(&listener, |client, _| {
                 let forwarding = forwarding.clone();
                 async move {
-                    let served = socks::serve(client, &forwarding.0.network, &forwarding.0.trust_domain).await;
+                    let Inner { network, trust_domain, socks: counters, .. } = &*forwarding.0;
+                    let served = socks::serve(client, socks::Mesh { network, trust_domain, counters }).await;
                     if let Err(error) = served {
                         tracing::debug!(%error, "a SOCKS5 client was not served to its end");
                     }
@@ -210,6 +213,11 @@ impl Forwarding {
             .await;
         });
         Ok(address)
+    }
+
+    /// What the SOCKS5 listener has counted.
+    pub fn socks_stats(&self) -> SocksStats {
+        self.0.socks.stats()
     }
 
     /// The forwards.

@@ -37,4 +37,5 @@ pub use burst::Burst;
 pub use connection::{Failure, Received};
 pub use lane::{HostPort, StackPort, ports};
 pub use limits::Limits;
+pub use socks::SocksStats;
 pub use stats::StackStats;

@@ -1,21 +1,26 @@
-//! A SOCKS5 listener (RFC 1928): programs that know it reach any port of any node of the mesh, by name. CONNECT only, no
+//! A SOCKS5 listener (RFC 1928): programs that know it reach any port of any node of the mesh, by name. CONNECT and UDP ASSOCIATE, no
 //! authentication; whoever may connect to it may use it.
 
+mod associate;
+mod association;
+mod place;
 mod request;
+mod stats;
 
 use std::io;
-use std::net::SocketAddrV6;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use x0t_model::TrustDomain;
 
-use crate::names::address_of;
 use crate::network::{Connected, Network};
 use crate::relay::relay;
 
-use request::{Host, METHODS_MAX, Refusal, Request, parse_methods};
+use place::Place;
+use request::{METHODS_MAX, Refusal, Request, parse_methods};
+pub use stats::{Counters, SocksStats};
 
 /// A client says what it wants within this time.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -23,29 +28,42 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 const NO_METHOD: [u8; 2] = [5, 0xff];
 const NO_AUTHENTICATION: [u8; 2] = [5, 0];
 
+/// The mesh that clients are led into, and where it is counted what they do.
+#[derive(Clone, Copy, Debug)]
+pub struct Mesh<'a> {
+    /// The way there.
+    pub network: &'a Network,
+    /// Its name.
+    pub trust_domain: &'a TrustDomain,
+    /// What was done.
+    pub counters: &'a Arc<Counters>,
+}
+
 /// Serves one client to its end.
 ///
 /// # Errors
 /// What the client did wrong, or what ended its connection.
-pub async fn serve(mut client: TcpStream, network: &Network, trust_domain: &TrustDomain) -> io::Result<()> {
+pub async fn serve(mut client: TcpStream, mesh: Mesh<'_>) -> io::Result<()> {
     client.set_nodelay(true)?;
     let asked = tokio::time::timeout(REQUEST_DEADLINE, ask(&mut client)).await;
     let request = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let connected = match request {
-        Ok(request) => connect(&request, network, trust_domain).await,
-        Err(refusal) => Err(refusal),
+    let refusal = match request {
+        Ok(Request::Connect(place)) => match connect(&place, mesh).await {
+            Ok(far) => {
+                client.write_all(&request::success()).await?;
+                return relay(Connected::Kernel(client), far).await;
+            }
+            Err(refusal) => refusal,
+        },
+        Ok(Request::Associate(announced)) => match associate::open(&client, &announced, &mesh).await {
+            Ok(associated) => return associated.serve(&mut client, &mesh).await,
+            Err(refusal) => refusal,
+        },
+        Err(refusal) => refusal,
     };
-    match connected {
-        Ok(far) => {
-            client.write_all(&request::success()).await?;
-            relay(Connected::Kernel(client), far).await
-        }
-        Err(refusal) => {
-            client.write_all(&refusal.reply()).await?;
-            client.shutdown().await?;
-            Err(io::Error::new(io::ErrorKind::InvalidInput, refusal))
-        }
-    }
+    client.write_all(&refusal.reply()).await?;
+    client.shutdown().await?;
+    Err(io::Error::new(io::ErrorKind::InvalidInput, refusal))
 }
 
 /// The negotiation and the request. The inner error is one that the client is told of.
@@ -77,12 +95,7 @@ async fn ask(client: &mut TcpStream) -> io::Result<Result<Request, Refusal>> {
     }
 }
 
-async fn connect(request: &Request, network: &Network, trust_domain: &TrustDomain) -> Result<Connected, Refusal> {
-    let node = match &request.host {
-        Host::Address(address) => address.to_string(),
-        Host::Name(name) => name.clone(),
-    };
-    let address = address_of(&node, trust_domain).map_err(|_| Refusal::NotOfThisMesh)?;
-    let remote = SocketAddrV6::new(address, request.port, 0, 0);
-    network.connect(remote).await.map_err(|error| Refusal::of(&error))
+async fn connect(place: &Place, mesh: Mesh<'_>) -> Result<Connected, Refusal> {
+    let remote = place.in_mesh(mesh.trust_domain).map_err(|_| Refusal::NotOfThisMesh)?;
+    mesh.network.connect(remote).await.map_err(|error| Refusal::of(&error))
 }

@@ -259,16 +259,7 @@ async fn what_cannot_be_forwarded_or_exposed_says_why() {
 #[tokio::test]
 async fn datagrams_are_forwarded_and_answered_to_whoever_asked() {
     let mesh = mesh();
-    let service = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = service.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let mut buffer = [0; 2_048];
-        while let Ok((length, from)) = service.recv_from(&mut buffer).await {
-            let answer = [b"re: ", &buffer[..length]].concat();
-            service.send_to(&answer, from).await.unwrap();
-        }
-    });
-    mesh.beta.expose(exposure(&format!("udp/53:{port}"))).unwrap();
+    mesh.beta.expose(exposure(&format!("udp/53:{}", udp_echo_service().await))).unwrap();
     let udp = Forward { protocol: x0t_netstack::spec::Protocol::Udp, ..forward("beta:53") };
     let lease = mesh.alpha.forward(udp).unwrap();
     for n in 0..3 {
@@ -321,8 +312,103 @@ async fn a_socks_client_reaches_any_node_by_name_or_address() {
     let (mut client, ipv4) = socks(address, &[5, 1, 0, 1, 127, 0, 0, 1, 0, 80]).await;
     assert_eq!(ipv4[1], 8);
     assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "and then it is closed");
-    let (_, associate) = socks(address, &by_name(3, "beta", 80)).await;
-    assert_eq!(associate[1], 7);
+    let (_, bind) = socks(address, &by_name(2, "beta", 80)).await;
+    assert_eq!(bind[1], 7);
+}
+
+/// A service that sends each datagram back behind "re: ". Returns its port.
+async fn udp_echo_service() -> u16 {
+    let service = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = service.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2_048];
+        while let Ok((length, from)) = service.recv_from(&mut buffer).await {
+            service.send_to(&[b"re: ", &buffer[..length]].concat(), from).await.unwrap();
+        }
+    });
+    port
+}
+
+/// A client's association: its connection, its own UDP socket, and where it sends to.
+async fn associate(address: SocketAddr) -> (TcpStream, UdpSocket, SocketAddr) {
+    let (control, reply) = socks(address, &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    assert_eq!(reply[..4], [5, 0, 0, 1]);
+    let relay = SocketAddr::from(([reply[4], reply[5], reply[6], reply[7]], u16::from_be_bytes([reply[8], reply[9]])));
+    (control, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(), relay)
+}
+
+/// What a SOCKS5 client puts in front of a datagram for a node.
+fn wrapped(name: &str, port: u16, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, 0, 3, name.len() as u8], name.as_bytes(), &port.to_be_bytes(), payload].concat()
+}
+
+async fn answer_to(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 2_048];
+    let length = within(socket.recv(&mut buffer)).await.unwrap();
+    buffer[..length].to_vec()
+}
+
+#[tokio::test]
+async fn a_socks_client_sends_datagrams_to_any_node_and_hears_who_answered() {
+    let mesh = mesh();
+    mesh.beta.expose(exposure(&format!("udp/53:{}", udp_echo_service().await))).unwrap();
+    let address = mesh.alpha.serve_socks("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (control, client, relay) = associate(address).await;
+    let beta = address_of("beta", &domain()).unwrap();
+    let header = [&[0, 0, 0, 4][..], &beta.octets(), &53_u16.to_be_bytes()].concat();
+    for (payload, by_address) in [(&b"short"[..], true), (&[7; 1_200][..], false), (&[][..], false)] {
+        let question = if by_address { [&header, payload].concat() } else { wrapped("beta.mesh.test", 53, payload) };
+        client.send_to(&question, relay).await.unwrap();
+        assert_eq!(answer_to(&client).await, [&header, &b"re: "[..], payload].concat());
+    }
+    // What is dropped is counted; the answer after it shows that nothing else came of it.
+    let mut fragment = wrapped("beta", 53, b"half");
+    fragment[2] = 1;
+    let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    stranger.send_to(&wrapped("beta", 53, b"not mine"), relay).await.unwrap();
+    for dropped in [&fragment, &b"x"[..], &wrapped("gamma.other.test/", 53, b"away")] {
+        client.send_to(dropped, relay).await.unwrap();
+    }
+    client.send_to(&wrapped("beta", 53, b"last"), relay).await.unwrap();
+    assert_eq!(answer_to(&client).await, [&header, &b"re: last"[..]].concat());
+    let stats = mesh.alpha.socks_stats();
+    assert_eq!((stats.associations, stats.datagrams_sent, stats.datagrams_received), (1, 4, 4));
+    let dropped = (stats.fragments_dropped, stats.datagrams_malformed, stats.datagrams_of_strangers);
+    assert_eq!((dropped, stats.datagrams_not_of_this_mesh), ((1, 1, 1), 1));
+    drop(control);
+    within(async {
+        while mesh.alpha.socks_stats().associations > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(UdpSocket::bind(relay).await.is_ok(), "its port is free again");
+}
+
+#[tokio::test]
+async fn associations_are_so_many_and_one_more_is_refused_until_one_ends() {
+    let mesh = mesh();
+    let address = mesh.alpha.serve_socks("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(associate(address).await);
+    }
+    let (mut client, reply) = socks(address, &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+    assert_eq!(reply[1], 1);
+    assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "and then it is closed");
+    held.pop();
+    within(async {
+        while mesh.alpha.socks_stats().associations == 64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    associate(address).await;
+    let stats = mesh.alpha.socks_stats();
+    assert_eq!((stats.associations_made, stats.associations_refused), (65, 1));
+    mesh.beta.expose(exposure(&format!("80:{}", echo_service().await))).unwrap();
+    let (client, _) = socks(address, &by_name(1, "beta", 80)).await;
+    echo(client, b"connections have room of their own".to_vec()).await;
 }
 
 #[tokio::test]

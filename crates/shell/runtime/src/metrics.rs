@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
-use x0t_netstack::StackStats;
+use x0t_netstack::{SocksStats, StackStats};
 use x0t_node::{PeerView, View};
 
 use crate::event_loop::LoopStats;
@@ -91,6 +91,26 @@ const STACK_COUNTERS: &[StackCounter] = &[
     ("netstack_datagrams_dropped", "Datagrams dropped by the stack", |s| s.datagrams_dropped),
 ];
 
+/// One counter of the SOCKS5 listener: name, help, and where it is kept.
+type SocksCounter = (&'static str, &'static str, fn(&SocksStats) -> u64);
+
+/// Counters of the SOCKS5 listener; `_total` is added to each name.
+const SOCKS_COUNTERS: &[SocksCounter] = &[
+    ("socks_associations_made", "UDP associations of SOCKS5 clients", |s| s.associations_made),
+    ("socks_associations_refused", "UDP associations refused because there were too many", |s| s.associations_refused),
+    ("socks_datagrams_sent", "Datagrams of SOCKS5 clients handed to the mesh", |s| s.datagrams_sent),
+    ("socks_datagrams_received", "Datagrams of nodes handed to SOCKS5 clients", |s| s.datagrams_received),
+];
+
+/// Why a datagram of a SOCKS5 client, or for one, was dropped.
+const SOCKS_DROPS: &[(&str, fn(&SocksStats) -> u64)] = &[
+    ("fragment", |s| s.fragments_dropped),
+    ("malformed", |s| s.datagrams_malformed),
+    ("stranger", |s| s.datagrams_of_strangers),
+    ("not_of_this_mesh", |s| s.datagrams_not_of_this_mesh),
+    ("unasked", |s| s.datagrams_unasked),
+];
+
 /// One reason to drop a datagram, and where it is counted.
 type Drop = (&'static str, fn(&LoopStats) -> u64);
 
@@ -102,11 +122,11 @@ const UDP_DROPS: &[Drop] = &[
     ("refused", |s| s.udp.datagrams_refused),
 ];
 
-/// The text that a Prometheus server scrapes.
+/// The text that a Prometheus server scrapes; `socks` is what the SOCKS5 listener counted.
 ///
 /// # Errors
 /// Never with the instruments of this file; the encoder's signature allows it.
-pub fn render(snapshot: &Snapshot, version: &str) -> Result<String, fmt::Error> {
+pub fn render(snapshot: &Snapshot, socks: Option<&SocksStats>, version: &str) -> Result<String, fmt::Error> {
     let mut instruments = Instruments { registry: Registry::with_prefix(PREFIX), names: BTreeSet::new() };
     let build = Info::new(vec![("version", version.to_owned())]);
     instruments.register("build", "The program that runs this node", build);
@@ -114,6 +134,9 @@ pub fn render(snapshot: &Snapshot, version: &str) -> Result<String, fmt::Error> 
     register_peers(&mut instruments, &snapshot.view.peers);
     register_sessions(&mut instruments, &snapshot.view);
     register_loop(&mut instruments, &snapshot.runtime);
+    if let Some(socks) = socks {
+        register_socks(&mut instruments, socks);
+    }
     register_counters(&mut instruments, &snapshot.view.counters);
     let mut text = String::new();
     encode(&mut text, &instruments.registry)?;
@@ -191,6 +214,23 @@ fn register_loop(instruments: &mut Instruments, stats: &LoopStats) {
         "1 if the host has an interface into the mesh",
         level(stats.has_interface.into()),
     );
+}
+
+fn register_socks(instruments: &mut Instruments, stats: &SocksStats) {
+    for (name, help, value) in SOCKS_COUNTERS {
+        instruments.register(name, help, counter(value(stats)));
+    }
+    let drops = Family::<Labels, Counter>::default();
+    for (reason, value) in SOCKS_DROPS {
+        drops.get_or_create(&vec![("reason", (*reason).to_owned())]).inc_by(value(stats));
+    }
+    instruments.register(
+        "socks_datagrams_dropped",
+        "Datagrams of SOCKS5 clients, or for one, that were dropped",
+        drops,
+    );
+    let associations = level(stats.associations as f64);
+    instruments.register("socks_associations", "UDP associations of SOCKS5 clients at present", associations);
 }
 
 /// The node names its counters itself; each appears as `x0t_<name>_total`, unless an instrument of this file has that name.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use support::sample_view;
 use x0t_model::{Instant, UnixTime};
+use x0t_netstack::SocksStats;
 use x0t_runtime::event_loop::LoopStats;
 use x0t_runtime::handle::Snapshot;
 use x0t_runtime::metrics;
@@ -22,7 +23,8 @@ struct Family {
 
 fn render(stats: LoopStats) -> String {
     let (at, wall) = (Instant::from_millis(1), UnixTime::from_secs(1_790_000_000));
-    metrics::render(&Snapshot { at, wall, view: sample_view(), runtime: stats }, "1.2.3").unwrap()
+    metrics::render(&Snapshot { at, wall, view: sample_view(), runtime: stats }, Some(&SocksStats::default()), "1.2.3")
+        .unwrap()
 }
 
 /// Families by name; each sample must belong to the family described just before it.

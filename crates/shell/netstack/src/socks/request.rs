@@ -1,42 +1,32 @@
-//! The bytes of SOCKS5 (RFC 1928).
+//! The bytes of SOCKS5 on its connection (RFC 1928, 3 to 6).
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+
+use super::place::{self, Host, Place};
 
 const VERSION: u8 = 5;
 const CONNECT: u8 = 1;
-const IPV4: u8 = 1;
-const DOMAIN: u8 = 3;
-const IPV6: u8 = 4;
-/// Version, command, reserved, address type.
-const HEAD_LEN: usize = 4;
-const PORT_LEN: usize = 2;
+const UDP_ASSOCIATE: u8 = 3;
+/// Version, command, reserved.
+const HEAD_LEN: usize = 3;
 /// Their number is one byte.
 pub const METHODS_MAX: usize = 255;
 /// The longest request: a domain name of 255 bytes.
-pub const LEN_MAX: usize = HEAD_LEN + 1 + 255 + PORT_LEN;
+pub const LEN_MAX: usize = HEAD_LEN + place::LEN_MAX;
 
 /// How many method bytes follow the head of a greeting; `None` if it is no greeting of this version.
 pub fn parse_methods(head: [u8; 2]) -> Option<usize> {
     (head[0] == VERSION && head[1] > 0).then_some(usize::from(head[1]))
 }
 
-/// Whom a client wants to reach.
+/// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// By address.
-    Address(Ipv6Addr),
-    /// By name.
-    Name(String),
-}
-
-/// What a client wants: a connection to this port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Of whom.
-    pub host: Host,
-    /// Which.
-    pub port: u16,
+pub enum Request {
+    /// A connection to this port, which is not 0.
+    Connect(Place),
+    /// To send datagrams. It says from where, or does not know yet, and then the address or the port is zero.
+    Associate(Place),
 }
 
 /// What there is so far.
@@ -68,7 +58,7 @@ pub enum Refusal {
     /// It did not answer.
     #[error("no answer")]
     TimedOut,
-    /// Anything but CONNECT.
+    /// Neither CONNECT nor UDP ASSOCIATE.
     #[error("the command is not supported")]
     Command,
     /// An IPv4 address, or something unknown.
@@ -114,38 +104,38 @@ pub const fn success() -> [u8; 10] {
     reply(0)
 }
 
+/// What a client is told that may send datagrams to `relay` from now on.
+pub fn associated(relay: SocketAddr) -> Vec<u8> {
+    let mut out = vec![VERSION, 0, 0];
+    place::encode(relay, &mut out);
+    out
+}
+
 const fn reply(code: u8) -> [u8; 10] {
-    [VERSION, code, 0, IPV4, 0, 0, 0, 0, 0, 0]
+    [VERSION, code, 0, place::IPV4, 0, 0, 0, 0, 0, 0]
 }
 
 /// Reads a request as far as it is there.
 pub fn parse(bytes: &[u8]) -> Parsed {
-    let [version, command, _reserved, kind, rest @ ..] = bytes else { return Parsed::Needs(HEAD_LEN - bytes.len()) };
+    let [version, command, _reserved, rest @ ..] = bytes else {
+        // The place is no shorter than its kind.
+        return Parsed::Needs(HEAD_LEN + 1 - bytes.len());
+    };
     if *version != VERSION {
         return Parsed::Refused(Refusal::Malformed);
     }
-    let (host_len, host_start) = match (*kind, rest.first()) {
-        (IPV4, _) => (4, 0),
-        (IPV6, _) => (16, 0),
-        (DOMAIN, Some(len)) => (usize::from(*len), 1),
-        (DOMAIN, None) => return Parsed::Needs(1),
-        _ => return Parsed::Refused(Refusal::AddressType),
+    let place = match place::parse(rest) {
+        place::Parsed::Needs(count) => return Parsed::Needs(count),
+        place::Parsed::Malformed => return Parsed::Refused(Refusal::Malformed),
+        place::Parsed::UnknownKind => return Parsed::Refused(Refusal::AddressType),
+        place::Parsed::Place(place, _) => place,
     };
-    let needed = host_start + host_len + PORT_LEN;
-    if rest.len() < needed {
-        return Parsed::Needs(needed - rest.len());
-    }
-    let (host, port) = rest[host_start..needed].split_at(host_len);
-    let port = u16::from_be_bytes([port[0], port[1]]);
-    let host = match (*kind, <[u8; 16]>::try_from(host), std::str::from_utf8(host)) {
-        (IPV6, Ok(octets), _) => Host::Address(Ipv6Addr::from(octets)),
-        (DOMAIN, _, Ok(name)) if !name.is_empty() => Host::Name(name.to_owned()),
-        (DOMAIN, ..) => return Parsed::Refused(Refusal::Malformed),
-        _ => return Parsed::Refused(Refusal::AddressType),
-    };
-    match (*command, port) {
-        (CONNECT, 1..) => Parsed::Request(Request { host, port }),
-        (CONNECT, 0) => Parsed::Refused(Refusal::Malformed),
+    match (*command, &place) {
+        // An overlay address is never one of IPv4.
+        (CONNECT, Place { host: Host::V4(_), .. }) => Parsed::Refused(Refusal::AddressType),
+        (CONNECT, Place { port: 0, .. }) => Parsed::Refused(Refusal::Malformed),
+        (CONNECT, _) => Parsed::Request(Request::Connect(place)),
+        (UDP_ASSOCIATE, _) => Parsed::Request(Request::Associate(place)),
         _ => Parsed::Refused(Refusal::Command),
     }
 }
@@ -162,32 +152,35 @@ mod tests {
 
     #[test]
     fn a_request_is_read_whole_however_it_comes() {
-        let request = Request { host: Host::Name("beta".to_owned()), port: 80 };
-        let bytes = by_name(b"beta");
-        assert_eq!(parse(&bytes), Parsed::Request(request.clone()));
+        let beta = Place { host: Host::Name("beta".to_owned()), port: 80 };
+        let mut bytes = by_name(b"beta");
+        assert_eq!(parse(&bytes), Parsed::Request(Request::Connect(beta.clone())));
         let (mut have, mut rounds) = (0, 0);
         while let Parsed::Needs(count) = parse(&bytes[..have]) {
             assert!(count > 0);
             (have, rounds) = (have + count, rounds + 1);
         }
         assert_eq!((have, rounds), (bytes.len(), 3), "it never asks for more than there will be");
+        bytes[1] = UDP_ASSOCIATE;
+        assert_eq!(parse(&bytes), Parsed::Request(Request::Associate(beta)));
 
-        let address: Ipv6Addr = "fd00::1".parse().unwrap();
+        let address: std::net::Ipv6Addr = "fd00::1".parse().unwrap();
         let bytes = [&[5, 1, 0, 4][..], &address.octets(), &[1, 187]].concat();
-        assert_eq!(parse(&bytes), Parsed::Request(Request { host: Host::Address(address), port: 443 }));
+        let place = Place { host: Host::V6(address), port: 443 };
+        assert_eq!(parse(&bytes), Parsed::Request(Request::Connect(place)));
+        let nowhere = Place { host: Host::V4([0; 4].into()), port: 0 };
+        assert_eq!(parse(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]), Parsed::Request(Request::Associate(nowhere)));
     }
 
     #[test]
     fn what_is_not_served_is_refused_with_its_own_code() {
         let mut bind = by_name(b"beta");
         bind[1] = 2;
-        let mut udp_associate = by_name(b"beta");
-        udp_associate[1] = 3;
         for (bytes, code) in [
             (bind, 7),
-            (udp_associate, 7),
             (vec![5, 1, 0, 1, 127, 0, 0, 1, 0, 80], 8),
             (vec![5, 1, 0, 9], 8),
+            (vec![5, 3, 0, 9], 8),
             (vec![4, 1, 0, 80], 1),
             (by_name(b""), 1),
             (by_name(&[0xff, 0xfe]), 1),
@@ -198,6 +191,13 @@ mod tests {
         assert_eq!(parse_methods([4, 1]), None);
         assert_eq!(parse_methods([5, 0]), None);
         assert_eq!(parse_methods([5, 255]), Some(METHODS_MAX));
+    }
+
+    #[test]
+    fn a_client_is_told_where_to_send_its_datagrams() {
+        assert_eq!(associated("127.0.0.1:258".parse().unwrap()), [5, 0, 0, 1, 127, 0, 0, 1, 1, 2]);
+        let over_v6 = associated("[::1]:258".parse().unwrap());
+        assert_eq!((over_v6.len(), &over_v6[..4], &over_v6[19..]), (22, &[5, 0, 0, 4][..], &[1, 1, 2][..]));
     }
 
     proptest! {

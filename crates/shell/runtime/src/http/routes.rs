@@ -160,7 +160,8 @@ async fn ready(State(site): State<Site>) -> Result<Response, Unavailable> {
 
 async fn render_metrics(State(site): State<Site>) -> Result<Response, Unavailable> {
     let snapshot = site.snapshot().await?;
-    Ok(match metrics::render(&snapshot, site.version) {
+    let socks = site.forwarding.as_ref().map(Forwarding::socks_stats);
+    Ok(match metrics::render(&snapshot, socks.as_ref(), site.version) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     })

@@ -79,8 +79,7 @@ class Mesh(Lab):
 
 def outage(mesh, addresses, fault, heal, seconds=3.0, interval=0.002):
     """The longest silence of an echo stream from a to b around `fault`, in ms, and the echoes lost."""
-    client = subprocess.Popen(["ip", "netns", "exec", PREFIX + "a", sys.executable, "-c", ECHO_CLIENT, addresses["b"],
-                               str(seconds), str(interval)], stdout=subprocess.PIPE, text=True)
+    client = mesh.spawn("a", sys.executable, "-c", ECHO_CLIENT, addresses["b"], str(seconds), str(interval), stdout=subprocess.PIPE)
     time.sleep(1.0)
     fault()
     out, _ = client.communicate(timeout=30)

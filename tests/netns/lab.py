@@ -28,8 +28,9 @@ def wait(done, what, seconds=20):
 class Lab:
     """A mesh whose nodes live in namespaces called `prefix` + name.
 
-    `links` are (left, right, subnet): a veth pair, the left end .1 and the right end .2. The first node is the authority, and every
-    other one joins through the neighbours that `joins` names for it, by their addresses on the shared subnets.
+    `links` are (left, right, subnet): a veth pair, the left end .1 and the right end .2, or ::1 and ::2 if the subnet is one of IPv6. The
+    first node is the authority, and every other one joins through the neighbours that `joins` names for it, by their addresses on the
+    shared subnets.
     """
 
     def __init__(self, binary, folder, prefix, trust_domain, nodes, links, joins, flags=()):
@@ -72,19 +73,28 @@ class Lab:
             l, r = self.device(left, right), self.device(right, left)
             run("ip", "link", "add", l, "netns", self.prefix + left, "type", "veth", "peer", "name", r, "netns", self.prefix + right)
             for node, device, host in ((left, l, 1), (right, r, 2)):
-                self.inside(node, "ip", "address", "add", f"{subnet}.{host}/24", "dev", device)
+                self.give_address(node, device, subnet, host)
                 self.inside(node, "ip", "link", "set", device, "up")
+
+    def give_address(self, node, device, subnet, host):
+        if ":" in subnet:
+            # Nobody else is there, so nothing has to be waited for.
+            self.inside(node, "ip", "address", "add", f"{subnet}::{host}/64", "dev", device, "nodad")
+        else:
+            self.inside(node, "ip", "address", "add", f"{subnet}.{host}/24", "dev", device)
 
     def underlay(self, node, neighbour):
         """Where `neighbour` listens on the link that it shares with `node`."""
         for left, right, subnet in self.links:
             if {left, right} == {node, neighbour}:
-                return f"{subnet}.{1 if left == neighbour else 2}:4600"
+                host = 1 if left == neighbour else 2
+                return f"[{subnet}::{host}]:4600" if ":" in subnet else f"{subnet}.{host}:4600"
         raise ValueError(f"no link between {node} and {neighbour}")
 
     def start_mesh(self):
         first, *others = self.nodes
-        common = ["--listen", "0.0.0.0:4600", "--http", "off", "--tun", "require", *self.flags]
+        listen = "[::]:4600" if any(":" in subnet for _, _, subnet in self.links) else "0.0.0.0:4600"
+        common = ["--listen", listen, "--http", "off", "--tun", "require", *self.flags]
         self.x0t(first, "up", "--name", first, "--trust-domain", self.trust_domain, *common)
         wait(lambda: self.status(first)["ready"], f"{first} is ready")
         for node in others:

@@ -1,7 +1,7 @@
 //! Text from the command line into values, once. Each error says what would have been right.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
     Ip(IpAddr),
+    /// An address that means something on one link only, and the interface to it (RFC 4007, 11).
+    InZone(Ipv6Addr, String),
     Name(String),
 }
 
@@ -91,6 +93,8 @@ impl Endpoint {
     pub fn resolve(&self) -> std::io::Result<Vec<SocketAddr>> {
         match &self.host {
             Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, self.port)]),
+            // The resolver of the system knows the interfaces.
+            Host::InZone(ip, zone) => Ok((format!("{ip}%{zone}").as_str(), self.port).to_socket_addrs()?.collect()),
             Host::Name(name) => Ok((name.as_str(), self.port).to_socket_addrs()?.collect()),
         }
     }
@@ -98,8 +102,30 @@ impl Endpoint {
 
 impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
-        Self { host: Host::Ip(address.ip()), port: address.port() }
+        let host = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => Host::InZone(*v6.ip(), v6.scope_id().to_string()),
+            _ => Host::Ip(address.ip()),
+        };
+        Self { host, port: address.port() }
     }
+}
+
+/// An address with its zone, `fe80::1%eth0`, in brackets if a port follows, and that port.
+fn in_zone(text: &str) -> Option<Endpoint> {
+    /// The kernel's IFNAMSIZ, less its final zero.
+    const INTERFACE_NAME_MAX: usize = 15;
+    let (place, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.rsplit_once(']')?,
+        None => (text, ""),
+    };
+    let (ip, zone) = place.split_once('%')?;
+    let is_interface = (1..=INTERFACE_NAME_MAX).contains(&zone.len())
+        && zone.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'%' | b'[' | b']'));
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+        None => port.is_empty().then_some(DEFAULT_PORT)?,
+    };
+    Some(Endpoint { host: Host::InZone(ip.parse().ok().filter(|_| is_interface)?, zone.to_owned()), port })
 }
 
 impl FromStr for Endpoint {
@@ -114,6 +140,9 @@ impl FromStr for Endpoint {
         }
         if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             return Ok(Self { host: Host::Ip(ip), port: DEFAULT_PORT });
+        }
+        if let Some(endpoint) = in_zone(text) {
+            return Ok(endpoint);
         }
         let (name, port) = match text.rsplit_once(':') {
             Some((name, port)) => (name, port.parse().ok().filter(|port| *port != 0)),
@@ -227,6 +256,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::InZone(ip, zone) => write!(f, "[{ip}%{zone}]:{}", self.port),
             Host::Name(name) => write!(f, "{name}:{}", self.port),
         }
     }
@@ -466,6 +496,28 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(canonical.to_owned()), "{text}");
         }
         assert_eq!("127.0.0.1:7".parse::<Endpoint>().unwrap().resolve().unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_the_link_that_it_is_of() {
+        for (text, canonical) in [
+            ("fe80::1%eth0", "[fe80::1%eth0]:4600"),
+            ("[fe80::1%eth0.7]", "[fe80::1%eth0.7]:4600"),
+            ("[fe80::1%eth0]:99", "[fe80::1%eth0]:99"),
+            ("[fe80::1%3]:99", "[fe80::1%3]:99"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().map(|e| e.to_string()), Ok(canonical.to_owned()), "{text}");
+        }
+        // The kernel gives loopback the index 1 everywhere.
+        for text in ["[fe80::1%1]:7", "[fe80::1%lo]:7"] {
+            let resolved = text.parse::<Endpoint>().unwrap().resolve().unwrap();
+            assert_eq!(resolved, ["[fe80::1%1]:7".parse().unwrap()], "{text}");
+        }
+        assert!("[fe80::1%no-such-link0]:7".parse::<Endpoint>().unwrap().resolve().is_err());
+        let too_long = "[fe80::1%an-interface-16b]:7";
+        for text in ["[fe80::1%]:7", "fe80::1%a/b", "[fe80::1%eth0]:0", "[fe80::1%eth0]7", "192.0.2.1%eth0", too_long] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -98,7 +98,8 @@ impl Node {
 
     /// A piece came. Once the last is there, the datagram is dealt with as if it had come whole.
     pub(crate) fn on_piece(&mut self, session: SessionId, from: NodeId, piece: Piece<'_>) {
-        let Ok(Some(mut whole)) = self.reassembly.add(from, piece, PACKET_LEN_MAX + 1, self.now) else { return };
+        let added = self.reassembly.add((from, session), piece, PACKET_LEN_MAX + 1, self.now);
+        let Ok(Some(mut whole)) = added else { return };
         if whole.first() == Some(&PIECE) {
             self.stats.end_datagrams_malformed += 1;
             return;

@@ -3,12 +3,13 @@
 //! IPv6 forbids a link below 1280 bytes, and where one is thinner it asks for "link-specific fragmentation and reassembly" beneath it
 //! (RFC 8200, 5). An underlay of 1280 leaves less to the packets inside, so the two ends of a session cut what does not fit and put it
 //! together again. Each piece is sealed for itself, so only the far end itself can send a wrong one; what it can make this node
-//! keep is bounded all the same.
+//! keep is bounded all the same, and whoever keeps the most makes room when all of it is full.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use x0t_model::{Instant, NodeId};
+use x0t_overlay::SessionId;
 
 /// Pieces of one datagram: the longest one cut for the thinnest path takes nine.
 pub const PIECES_MAX: usize = 16;
@@ -67,10 +68,14 @@ pub enum Refusal {
     Contradiction,
     /// The whole would be too long.
     TooLong,
+    /// All memory is full, and nobody else holds more of it.
+    NoRoom,
 }
 
 #[derive(Debug)]
 struct Incomplete {
+    /// Numbers begin anew with each start of the far end, so the same one in another session is another datagram.
+    session: SessionId,
     id: u32,
     since: Instant,
     /// How many pieces there are, once the last is known.
@@ -80,6 +85,19 @@ struct Incomplete {
 }
 
 impl Incomplete {
+    /// Why `piece` is no part of it, if it is none. The whole is at most `limit` bytes.
+    fn refusal(&self, piece: &Piece<'_>, limit: usize) -> Option<Refusal> {
+        if self.pieces.contains_key(&piece.index) {
+            Some(Refusal::Duplicate)
+        } else if piece.bytes.is_empty() || self.contradicts(piece) {
+            Some(Refusal::Contradiction)
+        } else if self.bytes + piece.bytes.len() > limit {
+            Some(Refusal::TooLong)
+        } else {
+            None
+        }
+    }
+
     fn contradicts(&self, piece: &Piece<'_>) -> bool {
         let end = usize::from(piece.index) + 1;
         let beyond =
@@ -105,15 +123,15 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes a piece that `from` has sealed. Gives the datagram once it is whole, at most `limit` bytes.
+    /// Takes a piece that `from` has sealed in `session`. Gives the datagram once it is whole, at most `limit` bytes.
     pub fn add(
         &mut self,
-        from: NodeId,
+        (from, session): (NodeId, SessionId),
         piece: Piece<'_>,
         limit: usize,
         now: Instant,
     ) -> Result<Option<Vec<u8>>, Refusal> {
-        let added = self.try_add(from, piece, limit, now);
+        let added = self.try_add(from, session, piece, limit, now);
         self.refused += u64::from(added.is_err());
         added
     }
@@ -121,6 +139,7 @@ impl Reassembly {
     fn try_add(
         &mut self,
         from: NodeId,
+        session: SessionId,
         piece: Piece<'_>,
         limit: usize,
         now: Instant,
@@ -129,24 +148,16 @@ impl Reassembly {
             return Err(Refusal::Contradiction);
         }
         self.forget_old(now);
-        let room = BYTES_MAX.saturating_sub(self.bytes);
+        let has_room = self.make_room(from, piece.bytes.len());
         let waiting = self.by_node.entry(from).or_default();
-        let place = waiting.iter().position(|incomplete| incomplete.id == piece.id).unwrap_or_else(|| {
+        let is_it = |incomplete: &Incomplete| incomplete.id == piece.id && incomplete.session == session;
+        let place = waiting.iter().position(is_it).unwrap_or_else(|| {
             let pieces = BTreeMap::new();
-            waiting.push_back(Incomplete { id: piece.id, since: now, count: None, pieces, bytes: 0 });
+            waiting.push_back(Incomplete { session, id: piece.id, since: now, count: None, pieces, bytes: 0 });
             waiting.len() - 1
         });
         let incomplete = &mut waiting[place];
-        let refusal = if incomplete.pieces.contains_key(&piece.index) {
-            Some(Refusal::Duplicate)
-        } else if piece.bytes.is_empty() || incomplete.contradicts(&piece) {
-            Some(Refusal::Contradiction)
-        } else if incomplete.bytes + piece.bytes.len() > limit.min(incomplete.bytes + room) {
-            Some(Refusal::TooLong)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = incomplete.refusal(&piece, limit).or((!has_room).then_some(Refusal::NoRoom)) {
             // Whoever contradicts itself cannot mean any of it.
             self.abandon(from, place);
             return Err(refusal);
@@ -167,11 +178,37 @@ impl Reassembly {
         Ok(whole.map(|whole| whole.pieces.values().flat_map(|piece| piece.iter()).copied().collect()))
     }
 
-    /// Forgets a far end and what it left unfinished.
-    pub fn forget(&mut self, node: NodeId) {
-        let waiting = self.by_node.remove(&node).unwrap_or_default();
-        self.abandoned += waiting.len() as u64;
-        self.bytes -= waiting.iter().map(|incomplete| incomplete.bytes).sum::<usize>();
+    /// Makes room for `len` bytes of `from` at the expense of whoever holds more than it would then. False if nobody does: a far end
+    /// that holds little is never pushed out by those that hold much.
+    fn make_room(&mut self, from: NodeId, len: usize) -> bool {
+        let held = |waiting: &VecDeque<Incomplete>| waiting.iter().map(|incomplete| incomplete.bytes).sum::<usize>();
+        while self.bytes + len > BYTES_MAX {
+            let wanted = self.by_node.get(&from).map_or(0, held) + len;
+            let others = self.by_node.iter().filter(|(node, _)| **node != from);
+            let largest = others.map(|(node, waiting)| (held(waiting), *node)).max();
+            match largest {
+                Some((most, node)) if most > wanted => self.abandon(node, 0),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Forgets what a session that has ended left unfinished.
+    pub fn session_ended(&mut self, node: NodeId, session: SessionId) {
+        let Some(waiting) = self.by_node.get_mut(&node) else { return };
+        let before = waiting.len();
+        let mut freed = 0;
+        waiting.retain(|incomplete| {
+            let stays = incomplete.session != session;
+            freed += if stays { 0 } else { incomplete.bytes };
+            stays
+        });
+        self.abandoned += (before - waiting.len()) as u64;
+        self.bytes -= freed;
+        if waiting.is_empty() {
+            self.by_node.remove(&node);
+        }
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -209,6 +246,18 @@ mod tests {
     const PEER: NodeId = NodeId::from_bytes([1; 16]);
     const OTHER: NodeId = NodeId::from_bytes([2; 16]);
     const LIMIT: usize = 9001;
+    const FIRST: SessionId = SessionId::from_u64(1);
+    const SECOND: SessionId = SessionId::from_u64(2);
+
+    /// A piece that `from` sealed in its first session.
+    fn add(
+        reassembly: &mut Reassembly,
+        from: NodeId,
+        piece: Piece<'_>,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        reassembly.add((from, FIRST), piece, LIMIT, now)
+    }
 
     fn pieces(datagram: &[u8], id: u32, split: Split) -> Vec<Piece<'_>> {
         let chunks = datagram.chunks(split.len.max(1)).enumerate();
@@ -233,17 +282,59 @@ mod tests {
     fn an_old_datagram_is_given_up_and_so_is_the_oldest_of_too_many() {
         let mut reassembly = Reassembly::default();
         let later = Instant::ZERO + WAITING_TIME;
-        assert_eq!(reassembly.add(PEER, piece(1, 0, false, &[1]), LIMIT, Instant::ZERO), Ok(None));
-        assert_eq!(reassembly.add(PEER, piece(1, 1, true, &[2]), LIMIT, later), Ok(None), "the first piece is gone");
+        assert_eq!(add(&mut reassembly, PEER, piece(1, 0, false, &[1]), Instant::ZERO), Ok(None));
+        assert_eq!(add(&mut reassembly, PEER, piece(1, 1, true, &[2]), later), Ok(None), "the first piece is gone");
         assert_eq!((reassembly.abandoned, reassembly.bytes), (1, 1));
         for id in 0..WAITING_MAX as u32 {
-            assert_eq!(reassembly.add(OTHER, piece(100 + id, 0, false, &[1]), LIMIT, later), Ok(None));
+            assert_eq!(add(&mut reassembly, OTHER, piece(100 + id, 0, false, &[1]), later), Ok(None));
         }
         assert_eq!(reassembly.abandoned, 1);
-        assert_eq!(reassembly.add(OTHER, piece(7, 0, false, &[1]), LIMIT, later), Ok(None));
+        assert_eq!(add(&mut reassembly, OTHER, piece(7, 0, false, &[1]), later), Ok(None));
         assert_eq!((reassembly.abandoned, reassembly.by_node[&OTHER].len()), (2, WAITING_MAX));
-        reassembly.forget(OTHER);
+        reassembly.session_ended(OTHER, SECOND);
+        assert_eq!(reassembly.by_node.len(), 2, "what the first session left may still be finished");
+        reassembly.session_ended(OTHER, FIRST);
         assert_eq!((reassembly.bytes, reassembly.by_node.len()), (1, 1));
+        assert_eq!(reassembly.abandoned, 2 + WAITING_MAX as u64);
+    }
+
+    #[test]
+    fn pieces_of_two_sessions_are_not_put_together() {
+        let mut reassembly = Reassembly::default();
+        let now = Instant::ZERO;
+        let mut add = |session, piece| reassembly.add((PEER, session), piece, LIMIT, now);
+        assert_eq!(add(FIRST, piece(0, 0, false, b"old ")), Ok(None));
+        // The far end has started anew, and so have its numbers.
+        assert_eq!(add(SECOND, piece(0, 1, true, b"datagram")), Ok(None));
+        assert_eq!(add(SECOND, piece(0, 0, false, b"new ")), Ok(Some(b"new datagram".to_vec())));
+        assert_eq!(add(FIRST, piece(0, 1, true, b"one")), Ok(Some(b"old one".to_vec())));
+    }
+
+    #[test]
+    fn those_that_hold_much_push_out_nobody_that_holds_little() {
+        let mut reassembly = Reassembly::default();
+        let now = Instant::ZERO;
+        assert_eq!(add(&mut reassembly, PEER, piece(7, 0, false, &[1; 1000]), now), Ok(None));
+        // Far ends that fill all memory with datagrams that they never finish.
+        for node in 10..40 {
+            for id in 0..WAITING_MAX as u32 {
+                for index in 0..8 {
+                    let _ =
+                        add(&mut reassembly, NodeId::from_bytes([node; 16]), piece(id, index, false, &[0; 1000]), now);
+                }
+            }
+        }
+        assert!(reassembly.bytes > BYTES_MAX - 2_000 && reassembly.bytes <= BYTES_MAX, "{}", reassembly.bytes);
+        assert_eq!(
+            add(&mut reassembly, PEER, piece(7, 1, true, &[2]), now).map(|whole| whole.map(|whole| whole.len())),
+            Ok(Some(1001)),
+            "it was there first"
+        );
+        for index in 0..8 {
+            assert_eq!(add(&mut reassembly, OTHER, piece(1, index, false, &[3; 1000]), now), Ok(None), "it is new");
+        }
+        assert!(matches!(add(&mut reassembly, OTHER, piece(1, 8, true, &[3; 1000]), now), Ok(Some(_))));
+        assert!(reassembly.bytes <= BYTES_MAX);
     }
 
     #[test]
@@ -261,7 +352,7 @@ mod tests {
             let mut reassembly = Reassembly::default();
             let mut last = Ok(None);
             for piece in pieces {
-                last = reassembly.add(PEER, *piece, LIMIT, Instant::ZERO);
+                last = add(&mut reassembly, PEER, *piece, Instant::ZERO);
             }
             assert_eq!(last, Err(refusal), "{pieces:?}");
             assert_eq!((reassembly.bytes, reassembly.by_node.len(), reassembly.refused), (0, 0, 1), "{pieces:?}");
@@ -274,12 +365,12 @@ mod tests {
         for node in 0..200 {
             for id in 0..WAITING_MAX as u32 {
                 let from = NodeId::from_bytes([node; 16]);
-                let _ = reassembly.add(from, piece(id, 0, false, &[0; 1000]), LIMIT, Instant::ZERO);
+                let _ = add(&mut reassembly, from, piece(id, 0, false, &[0; 1000]), Instant::ZERO);
             }
         }
         assert!(reassembly.bytes <= BYTES_MAX && reassembly.refused > 0);
         let later = Instant::ZERO + WAITING_TIME;
-        assert_eq!(reassembly.add(PEER, piece(1, 0, true, &[7]), LIMIT, later), Ok(Some(vec![7])), "for a second");
+        assert_eq!(add(&mut reassembly, PEER, piece(1, 0, true, &[7]), later), Ok(Some(vec![7])), "for a second");
         assert_eq!((reassembly.bytes, reassembly.by_node.len()), (0, 0));
     }
 
@@ -302,7 +393,7 @@ mod tests {
             let mut whole = None;
             for piece in &pieces {
                 prop_assert_eq!(&whole, &None);
-                whole = reassembly.add(PEER, *piece, LIMIT, Instant::ZERO).unwrap();
+                whole = add(&mut reassembly, PEER, *piece, Instant::ZERO).unwrap();
             }
             prop_assert_eq!(whole, Some(datagram));
             prop_assert_eq!((reassembly.bytes, reassembly.by_node.len()), (0, 0));
@@ -316,7 +407,7 @@ mod tests {
             let mut now = Instant::ZERO;
             for (id, index, last, len, millis) in sent {
                 now += Duration::from_millis(millis);
-                let _ = reassembly.add(PEER, piece(id, index, last, &[7; 40][..len]), 200, now);
+                let _ = reassembly.add((PEER, FIRST), piece(id, index, last, &[7; 40][..len]), 200, now);
                 let held: usize = reassembly.by_node.values().flatten().map(|waiting| waiting.bytes).sum();
                 prop_assert_eq!(held, reassembly.bytes);
             }

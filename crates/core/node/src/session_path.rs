@@ -225,6 +225,9 @@ impl Node {
     fn on_session_over(&mut self, session: SessionId, reason: &CloseReason) {
         self.dialer.session_failed(session, Some(why_over(reason)), self.now);
         self.punch.session_over(session);
+        if let Some(far_end) = self.ends.node_of(session) {
+            self.reassembly.session_ended(far_end, session);
+        }
         self.ends.session_ended(session, self.now);
         self.receipts.session_ended(session);
         self.join_relay.joiner_left(session);

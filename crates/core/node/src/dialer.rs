@@ -3,7 +3,8 @@
 //! An address that was configured is dialled for ever: at once, then after a pause that doubles up to [`PAUSE_MAX`], with
 //! jitter so that two nodes that lost each other do not keep meeting half way. An address whose node is already a
 //! neighbour over another session is left alone until that neighbour is lost. An address that a beacon named is dialled in
-//! the same way for as long as beacons come.
+//! the same way for as long as beacons come; who the beacon claims to be saves a handshake with somebody who is a neighbour already,
+//! and says nothing about who answers there.
 //!
 //! A network may let no UDP pass. So beside each host with a configured UDP address stands the same host over TLS. It is dialled
 //! once UDP has been failing there for [`UDP_PATIENCE`], and left when UDP answers: a neighbour over TLS does not keep its UDP
@@ -38,6 +39,8 @@ const ADDRESSES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Dialer {
     dials: BTreeMap<Underlay, Dial>,
+    /// Who is a neighbour, and where.
+    neighbors: BTreeMap<NodeId, Underlay>,
     /// Where to try TLS on the host of a configured UDP address.
     fallback_port: Option<u16>,
     entropy: Entropy,
@@ -48,8 +51,10 @@ struct Dial {
     why: Why,
     state: State,
     pause: Duration,
-    /// Who answered there last.
+    /// Who answered there last, and proved it.
     node: Option<NodeId>,
+    /// Who the last beacon from there claims to be, which anybody can.
+    claimed: Option<NodeId>,
     /// When the state last became [`State::Connected`].
     connected_at: Instant,
     /// Since when attempts have come to nothing.
@@ -86,7 +91,7 @@ pub struct Unanswered<'a> {
 impl Dialer {
     /// Keeps links to `addresses`. Where UDP fails, TLS is tried on `fallback_port`, if one is given.
     pub fn new(addresses: &[Underlay], fallback_port: Option<u16>, entropy: Entropy, now: Instant) -> Self {
-        let mut dialer = Self { dials: BTreeMap::new(), fallback_port, entropy };
+        let mut dialer = Self { dials: BTreeMap::new(), neighbors: BTreeMap::new(), fallback_port, entropy };
         for address in addresses {
             dialer.add(*address, now);
         }
@@ -101,21 +106,26 @@ impl Dialer {
             Underlay::Udp(udp) => self.fallback_port.map(|port| Underlay::Tls(SocketAddr::new(udp.ip(), port))),
             Underlay::Tls(_) => None,
         };
-        if !self.insert(address, Why::Configured, None, now) {
+        if !self.insert(address, Why::Configured, now) {
             return false;
         }
         if let Some(fallback) = fallback {
-            self.insert(fallback, Why::Fallback, None, now);
+            self.insert(fallback, Why::Fallback, now);
         }
         true
     }
 
-    /// A beacon says that `node` may be found at `address`.
+    /// A beacon says that `node` may be found at `address`. The last one that says so counts: nobody can keep an address from being
+    /// tried by claiming it for a neighbour, because whoever lives there says otherwise.
     pub fn discovered(&mut self, address: SocketAddr, node: NodeId, now: Instant) {
-        self.insert(Underlay::Udp(address), Why::Discovered, Some(node), now);
+        let address = Underlay::Udp(address);
+        self.insert(address, Why::Discovered, now);
+        if let Some(dial) = self.dials.get_mut(&address) {
+            dial.claimed = Some(node);
+        }
     }
 
-    fn insert(&mut self, address: Underlay, why: Why, node: Option<NodeId>, now: Instant) -> bool {
+    fn insert(&mut self, address: Underlay, why: Why, now: Instant) -> bool {
         if let Some(dial) = self.dials.get_mut(&address) {
             // What an operator asks for stays, whatever a beacon or a network's mood says.
             if why == Why::Configured {
@@ -127,7 +137,16 @@ impl Dialer {
             return false;
         }
         let state = State::AwaitingAttempt(now);
-        let dial = Dial { why, state, pause: PAUSE_MIN, node, connected_at: now, failing_since: None, reason: None };
+        let dial = Dial {
+            why,
+            state,
+            pause: PAUSE_MIN,
+            node: None,
+            claimed: None,
+            connected_at: now,
+            failing_since: None,
+            reason: None,
+        };
         self.dials.insert(address, dial);
         true
     }
@@ -185,8 +204,13 @@ impl Dialer {
     /// When `address` is to be dialled next.
     fn attempt_at(&self, address: Underlay, dial: &Dial) -> Option<Instant> {
         let State::AwaitingAttempt(at) = dial.state else { return None };
-        if dial.why != Why::Fallback {
-            return Some(at);
+        match dial.why {
+            Why::Configured => return Some(at),
+            Why::Discovered => {
+                let claimed = dial.claimed.and_then(|node| self.neighbors.get(&node));
+                return (!matches!(claimed, Some(Underlay::Udp(_)))).then_some(at);
+            }
+            Why::Fallback => {}
         }
         // Any UDP address that answers makes it needless, and the one that has failed for longest makes it due.
         let mut on_host = self.configured_on(address.address().ip()).peekable();
@@ -207,7 +231,9 @@ impl Dialer {
     /// How a link to `node` at `address` came about, as far as this dialer knows: it opened `session`, or would have.
     pub fn origin_of(&self, session: SessionId, node: NodeId, address: Underlay) -> Option<Origin> {
         let opened = self.dials.values().find(|dial| dial.state == State::AwaitingSession(session));
-        let known = || self.dials.get(&address).or_else(|| self.dials.values().find(|dial| dial.node == Some(node)));
+        // What a beacon claims is good enough for a word that people read.
+        let is_its = |dial: &&Dial| dial.node == Some(node) || dial.claimed == Some(node);
+        let known = || self.dials.get(&address).or_else(|| self.dials.values().find(is_its));
         opened.or_else(known).map(|dial| dial.why.origin())
     }
 
@@ -259,6 +285,7 @@ impl Dialer {
     /// `node` is a neighbour over `address`: addresses known to be its own need no dialling, unless it is reached over TLS
     /// and might be over UDP.
     pub fn neighbor_found(&mut self, node: NodeId, address: Underlay, now: Instant) {
+        self.neighbors.insert(node, address);
         for (dialled, dial) in &mut self.dials {
             if *dialled == address || dial.node == Some(node) {
                 let would_be_better = matches!((dialled, address), (Underlay::Udp(_), Underlay::Tls(_)));
@@ -272,6 +299,7 @@ impl Dialer {
 
     /// `node` is no neighbour any more: dial its addresses again, at once if it had been one for a while.
     pub fn neighbor_lost(&mut self, node: NodeId, now: Instant) {
+        self.neighbors.remove(&node);
         let spread = self.entropy.next_u64();
         for dial in self.dials.values_mut() {
             if dial.node == Some(node) && dial.state == State::Connected {
@@ -475,6 +503,83 @@ mod tests {
         assert!(!dialer.has_configured(), "a node that found nobody is as ready as one alone");
         dialer.fell_silent(udp);
         assert_eq!(dialer.poll_timeout(), None);
+    }
+
+    /// The UDP address that [`address`] is.
+    fn udp(port: u16) -> SocketAddr {
+        address(port).address()
+    }
+
+    #[test]
+    fn a_beacon_saves_a_handshake_with_a_neighbor_and_keeps_no_address_from_being_tried() {
+        let (neighbor, newcomer) = (NODE, NodeId::from_bytes([2; 16]));
+        let mut dialer = dialer(&[]);
+        dialer.neighbor_found(neighbor, address(9), at(0));
+        dialer.discovered(udp(1), neighbor, at(0));
+        assert_eq!((dialer.due(at(0)), dialer.poll_timeout()), (None, None), "it is one already, it says");
+        // The one that really lives there says who it is, and whoever lied may go on lying.
+        dialer.discovered(udp(1), newcomer, at(1));
+        assert_eq!(dialer.due(at(1)), Some(address(1)));
+        dialer.attempted(address(1), session(1), at(1));
+        dialer.discovered(udp(1), neighbor, at(2));
+        dialer.established(session(1), newcomer, at(3));
+        dialer.neighbor_found(newcomer, address(1), at(3));
+        dialer.neighbor_lost(neighbor, at(4));
+        assert_eq!(dialer.due(at(4)), None, "the newcomer is there, and proved it");
+        dialer.neighbor_lost(newcomer, at(10_000));
+        assert_eq!(dialer.due(at(10_000)), Some(address(1)));
+    }
+
+    #[test]
+    fn what_a_beacon_claims_binds_no_address_to_a_node() {
+        let mut dialer = dialer(&[address(1)]);
+        dialer.attempted(address(1), session(1), at(0));
+        dialer.established(session(1), NODE, at(0));
+        dialer.neighbor_found(NODE, address(1), at(0));
+        let liar = NodeId::from_bytes([3; 16]);
+        dialer.discovered(udp(1), liar, at(1));
+        dialer.discovered(udp(2), NODE, at(1));
+        assert_eq!(dialer.due(at(1)), None);
+        dialer.neighbor_lost(NODE, at(10_000));
+        let due: Vec<_> = [address(1), address(2)]
+            .into_iter()
+            .filter(|_| {
+                let due = dialer.due(at(10_000));
+                due.inspect(|due| dialer.attempted(*due, session(u64::from(due.address().port())), at(10_000)));
+                due.is_some()
+            })
+            .collect();
+        assert_eq!(
+            due.len(),
+            2,
+            "the address where it was proven, and the one that was named, which costs one attempt"
+        );
+        dialer.session_failed(session(2), None, at(11_000));
+        dialer.established(session(1), NODE, at(11_000));
+        dialer.neighbor_found(NODE, address(1), at(11_000));
+        assert_eq!(dialer.due(Instant::FAR_FUTURE), None, "and while the neighbour is there it is left alone again");
+    }
+
+    #[test]
+    fn a_neighbor_over_tls_does_not_keep_what_its_beacon_names_from_being_tried() {
+        let mut dialer = dialer(&[]);
+        dialer.neighbor_found(NODE, over_tls(), at(0));
+        dialer.discovered(udp(1), NODE, at(0));
+        assert_eq!(dialer.due(at(0)), Some(address(1)));
+    }
+
+    #[test]
+    fn changing_claims_do_not_shorten_the_pauses() {
+        let mut dialer = dialer(&[]);
+        let mut attempts = 0;
+        for millis in 0..60_000 {
+            dialer.discovered(udp(1), NodeId::from_bytes([millis as u8; 16]), at(millis));
+            if dialer.due(at(millis)).is_some() {
+                attempts += 1;
+                dialer.failed(address(1), at(millis));
+            }
+        }
+        assert!(attempts < 30, "{attempts} in a minute");
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub struct Discovery {
     key: BeaconKey,
     own: Beacon,
     entropy: Entropy,
-    heard: BTreeMap<SocketAddr, Instant>,
+    /// When each address was heard last, and who it claimed to be.
+    heard: BTreeMap<SocketAddr, (Instant, NodeId)>,
     ration: Ration,
     next: Instant,
     last: Option<Instant>,
@@ -87,7 +88,7 @@ impl Discovery {
         }
     }
 
-    /// Something came to the group. Gives the address to try, when it is new.
+    /// Something came to the group. Gives the address to try, when it is new or claims to be another's than before.
     pub fn handle_beacon(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) -> Option<Heard> {
         let beacon = match self.ration.take(now).then(|| self.key.open(bytes)) {
             Some(Ok(beacon)) => beacon,
@@ -107,16 +108,16 @@ impl Discovery {
         let mut address = from;
         address.set_port(port);
         self.forget_silent(now);
-        let known = self.heard.contains_key(&address);
-        if !known && self.heard.len() >= HEARD_MAX {
+        let is_new = !self.heard.contains_key(&address);
+        if is_new && self.heard.len() >= HEARD_MAX {
             self.beacons_ignored += 1;
             return None;
         }
-        self.heard.insert(address, now);
-        if !known {
+        let before = self.heard.insert(address, (now, beacon.node)).map(|(_, claimed)| claimed);
+        if is_new {
             self.be_heard_soon(now);
         }
-        (!known).then_some(Heard { address, node: beacon.node })
+        (before != Some(beacon.node)).then_some(Heard { address, node: beacon.node })
     }
 
     /// An interface came up: whoever is there does not know of this node yet.
@@ -141,19 +142,19 @@ impl Discovery {
 
     /// Addresses that have fallen silent. They are forgotten here.
     pub fn fell_silent(&mut self, now: Instant) -> Vec<SocketAddr> {
-        let silent = self.heard.iter().filter(|(_, at)| now.since(**at) >= SILENCE);
+        let silent = self.heard.iter().filter(|(_, (at, _))| now.since(*at) >= SILENCE);
         let silent: Vec<_> = silent.map(|(address, _)| *address).collect();
         self.forget_silent(now);
         silent
     }
 
     fn forget_silent(&mut self, now: Instant) {
-        self.heard.retain(|_, at| now.since(*at) < SILENCE);
+        self.heard.retain(|_, (at, _)| now.since(*at) < SILENCE);
     }
 
     /// When to ask for a beacon, or for those that fell silent.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.heard.values().map(|at| *at + SILENCE).chain([self.next]).min()
+        self.heard.values().map(|(at, _)| *at + SILENCE).chain([self.next]).min()
     }
 }
 
@@ -194,6 +195,8 @@ mod tests {
         let heard = discovery.handle_beacon(group_port(2), &beacon_of(2, 1), at(100)).unwrap();
         assert_eq!(heard, Heard { address: SocketAddr::from(([10, 0, 0, 2], 4700)), node: node(2) });
         assert_eq!(discovery.handle_beacon(group_port(2), &beacon_of(2, 2), at(200)), None, "known by now");
+        let other = discovery.handle_beacon(group_port(2), &beacon_of(3, 3), at(300)).map(|heard| heard.node);
+        assert_eq!(other, Some(node(3)), "one of the two lies, and only an attempt can tell which");
         let next = discovery.poll_timeout().unwrap();
         assert!(next >= at(0) + SPACING - FIRST_INTERVAL / 10 && next <= at(100) + SPACING, "{next:?}");
     }

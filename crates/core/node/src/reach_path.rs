@@ -42,10 +42,6 @@ impl Node {
             return;
         };
         self.dialer.discovered(heard.address, heard.node, self.now);
-        // A neighbour already: its address is kept for the day it is lost.
-        if let Some(link) = self.links.of_peer(heard.node).and_then(|id| self.links.get(id)) {
-            self.dialer.neighbor_found(heard.node, link.proven.address, self.now);
-        }
     }
 
     /// Does what discovery and hole punching have due. True if anything happened.

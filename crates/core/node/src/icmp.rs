@@ -1,5 +1,5 @@
 //! What the node itself says to the host about packets it cannot carry: ICMPv6 errors (RFC 4443), and the segment size that TCP may
-//! use (RFC 9293, 3.7.1).
+//! use (RFC 9293, 3.7.1). And which errors of others the host gets to see.
 
 use std::net::Ipv6Addr;
 
@@ -8,8 +8,14 @@ use crate::packet::{self, HEADER_LEN, Summary, icmpv6_checksum};
 /// No IPv6 link is thinner (RFC 8200, 5), and no host believes one that says so (RFC 8201, 4).
 pub const IPV6_MTU_MIN: usize = 1280;
 
+const NEXT_HEADER_HOP_BY_HOP: u8 = 0;
 const NEXT_HEADER_TCP: u8 = 6;
+const NEXT_HEADER_ROUTING: u8 = 43;
+const NEXT_HEADER_FRAGMENT: u8 = 44;
 const NEXT_HEADER_ICMPV6: u8 = 58;
+const NEXT_HEADER_DESTINATION: u8 = 60;
+/// What stands before the quote in an error: type, code, checksum, value.
+const ERROR_HEADER_LEN: usize = 8;
 /// How much of a refused packet an error quotes at most: the error itself must fit the minimum MTU (RFC 4443, 2.4 c).
 const QUOTE_LEN_MAX: usize = IPV6_MTU_MIN - HEADER_LEN - 8;
 
@@ -57,6 +63,48 @@ fn error(packet: &[u8], from: Ipv6Addr, kind: [u8; 2], value: u32) -> Option<Vec
     let checksum = icmpv6_checksum(&out);
     out[HEADER_LEN + 2..HEADER_LEN + 4].copy_from_slice(&checksum.to_be_bytes());
     Some(out)
+}
+
+/// Whether `packet` is an ICMPv6 error that is not its sender's business: hosts act on errors, forget routes and shrink what they send,
+/// so a node may report only about packets that this one sent to it. No router stands between two nodes that could know of others.
+pub fn is_meddling(packet: &[u8]) -> bool {
+    let Some(at) = upper_layer(packet, NEXT_HEADER_ICMPV6) else { return false };
+    match packet.get(at) {
+        Some(128..) => false,
+        // The kernel would wait for the rest of what a fragment begins, so what it does not show is not let through.
+        Some(_) | None => {
+            let quote = packet.get(at + ERROR_HEADER_LEN..at + ERROR_HEADER_LEN + HEADER_LEN);
+            // As this node sent it: the ends are those of the error, the other way round.
+            quote.is_none_or(|quote| {
+                quote[0] >> 4 != 6 || quote[8..24] != packet[24..40] || quote[24..40] != packet[8..24]
+            })
+        }
+    }
+}
+
+/// Where in a packet with a whole header the upper layer `protocol` begins, behind whatever extension headers: hosts look behind them too.
+/// The packet's end if a first fragment does not show it (RFC 7112 wants that it does, and not every kernel). None if the packet holds
+/// another protocol, or is a fragment from further behind, which has no say in that.
+fn upper_layer(packet: &[u8], protocol: u8) -> Option<usize> {
+    let (mut next, mut at, mut is_fragment) = (packet[6], HEADER_LEN, false);
+    loop {
+        if next == protocol {
+            return Some(at);
+        }
+        let Some([following, len, offset, offset_low, ..]) = packet.get(at..) else {
+            return is_fragment.then_some(packet.len());
+        };
+        let offset = u16::from_be_bytes([*offset, *offset_low]) >> 3;
+        at += match next {
+            NEXT_HEADER_HOP_BY_HOP | NEXT_HEADER_ROUTING | NEXT_HEADER_DESTINATION => 8 * (usize::from(*len) + 1),
+            NEXT_HEADER_FRAGMENT if offset == 0 => {
+                is_fragment = true;
+                8
+            }
+            _ => return None,
+        };
+        next = *following;
+    }
 }
 
 /// Errors are not answered with errors, nor is what has no single sender (RFC 4443, 2.4 e).
@@ -178,6 +226,69 @@ mod tests {
         assert_eq!(packet_too_big(&packet[..50], FROM, 1280), None);
     }
 
+    const PEER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+
+    fn packet(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
+        let len = (payload.len() as u16).to_be_bytes();
+        [&[0x60, 0, 0, 0], &len[..], &[next_header, 64], &source.octets(), &destination.octets(), payload].concat()
+    }
+
+    /// An error of `kind` about `quote`, behind extension headers if `next_header` says so.
+    fn error_of(kind: u8, next_header: u8, extensions: &[u8], quote: &[u8]) -> Vec<u8> {
+        packet(PEER, FROM, next_header, &[extensions, &[kind, 0, 0, 0, 0, 0, 5, 0], quote].concat())
+    }
+
+    #[test]
+    fn a_node_reports_errors_about_what_was_sent_to_it_and_about_nothing_else() {
+        let third = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
+        let own = packet(FROM, PEER, 17, &[0; 8]);
+        for kind in 1..=4 {
+            assert!(!is_meddling(&error_of(kind, 58, &[], &own)), "type {kind}");
+            for quote in [
+                packet(FROM, third, 17, &[0; 8]),
+                packet(third, PEER, 17, &[0; 8]),
+                packet(PEER, FROM, 17, &[0; 8]),
+                own[..HEADER_LEN - 1].to_vec(),
+                vec![],
+                [&[0x45], &own[1..]].concat(),
+            ] {
+                assert!(is_meddling(&error_of(kind, 58, &[], &quote)), "type {kind} about {quote:?}");
+            }
+        }
+        let echo = packet(PEER, FROM, 58, &[128, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(!is_meddling(&echo) && !is_meddling(&own) && !is_meddling(&packet(PEER, FROM, 6, &[1; 20])));
+        assert!(is_meddling(&packet(PEER, FROM, 58, &[])), "it has not even a type");
+    }
+
+    #[test]
+    fn an_error_behind_extension_headers_is_found_all_the_same() {
+        let foreign = packet(FROM, FROM, 17, &[0; 8]);
+        let own = packet(FROM, PEER, 17, &[0; 8]);
+        // Options of 8 and 16 bytes, a routing header, and the first fragment of something.
+        let options = [NEXT_HEADER_ICMPV6, 0, 1, 4, 0, 0, 0, 0];
+        let long_options = [&[NEXT_HEADER_ICMPV6, 1, 1, 12][..], &[0; 12]].concat();
+        let chain =
+            [&[NEXT_HEADER_FRAGMENT, 0, 1, 4, 0, 0, 0, 0][..], &[NEXT_HEADER_ICMPV6, 0, 0, 1, 0, 0, 0, 9]].concat();
+        for (next_header, extensions) in [
+            (NEXT_HEADER_HOP_BY_HOP, &options[..]),
+            (NEXT_HEADER_DESTINATION, &long_options),
+            (NEXT_HEADER_ROUTING, &options),
+            (NEXT_HEADER_HOP_BY_HOP, &chain),
+        ] {
+            assert!(is_meddling(&error_of(1, next_header, extensions, &foreign)), "{next_header}");
+            assert!(!is_meddling(&error_of(1, next_header, extensions, &own)), "{next_header}");
+        }
+        let later_fragment = [NEXT_HEADER_ICMPV6, 0, 1, 0, 0, 0, 0, 9];
+        let piece_of_an_echo = packet(PEER, FROM, NEXT_HEADER_FRAGMENT, &[&later_fragment[..], &[1; 64]].concat());
+        assert!(!is_meddling(&piece_of_an_echo), "a kernel takes the type from the first one only");
+        let many = [NEXT_HEADER_DESTINATION, 0, 1, 4, 0, 0, 0, 0].repeat(99);
+        let many = [&many[..], &options].concat();
+        assert!(is_meddling(&error_of(1, NEXT_HEADER_DESTINATION, &many, &foreign)), "however deep");
+        let chain_goes_on = [NEXT_HEADER_DESTINATION, 0, 0, 1, 0, 0, 0, 9];
+        assert!(is_meddling(&packet(PEER, FROM, NEXT_HEADER_FRAGMENT, &chain_goes_on)), "what it is shows only later");
+        assert!(!is_meddling(&packet(PEER, FROM, NEXT_HEADER_DESTINATION, &[6, 0, 1])), "no kernel reads that");
+    }
+
     #[test]
     fn the_segment_size_of_a_syn_is_lowered_to_the_path_and_its_checksum_stays_right() {
         // MSS 8940 alone, behind three NOPs and so at an odd byte, and behind other options.
@@ -221,6 +332,9 @@ mod tests {
             let _ = packet_too_big(&bytes, FROM, 1280);
             let _ = clamp_segment_size(&mut bytes.clone(), 1280, false);
             let _ = clamp_segment_size(&mut syn(&options), 1, false);
+            for next_header in [0, 43, 44, 58, 60] {
+                let _ = is_meddling(&packet(PEER, FROM, next_header, &bytes));
+            }
         }
 
         #[test]

@@ -118,6 +118,13 @@ impl Node {
         }
     }
 
+    /// Whether a packet for the host is an ICMPv6 error about other nodes' packets. Counted.
+    pub(crate) fn is_meddling(&mut self, packet: &[u8]) -> bool {
+        let meddles = icmp::is_meddling(packet);
+        self.stats.icmp_errors_refused += u64::from(meddles);
+        meddles
+    }
+
     /// Tells the host that its packet is longer than the path carries.
     pub(crate) fn answer_too_big(&mut self, packet: &[u8], carries: Carries) {
         self.stats.local_packets_too_big += 1;

@@ -45,6 +45,8 @@ pub struct Stats {
     pub packets_of_no_link: u64,
     /// Inner packets whose addresses are not those of the two ends.
     pub packets_spoofed: u64,
+    /// ICMPv6 errors of a node about packets that were not sent to it.
+    pub icmp_errors_refused: u64,
     /// Packets of an end-to-end session that is not held here.
     pub end_packets_stray: u64,
     /// Far ends that proved another identity than the one addressed.

@@ -253,7 +253,7 @@ impl Node {
             Ok((source, destination)) => {
                 let rightful = source == self.prefix.address(from) && destination == self.prefix.address(self.me);
                 self.stats.packets_spoofed += u64::from(!rightful);
-                rightful
+                rightful && !self.is_meddling(packet)
             }
             Err(_) => {
                 self.stats.end_datagrams_malformed += 1;

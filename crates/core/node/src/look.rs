@@ -160,6 +160,7 @@ impl Node {
         counters.insert("node_punch_successes".into(), self.punch.successes);
         counters.insert("node_punch_failures".into(), self.punch.failures);
         counters.insert("node_punch_candidates_refused".into(), self.punch.candidates_refused);
+        counters.insert("node_punch_candidates_over".into(), self.punch.candidates_over);
         counters.insert("node_punch_requests_refused".into(), self.punch.requests_refused);
         if let Some(discovery) = &self.discovery {
             counters.insert("node_beacons_heard".into(), discovery.beacons_heard);

@@ -16,7 +16,8 @@
 //! any other; routing prefers it because it costs less, and when it dies the relays still carry.
 //!
 //! The far end is authenticated, but may lie about its addresses. So an address gets what one unanswered handshake sends, a few
-//! packets of 64 bytes; there are few addresses in one message, few messages in one time, and one total for all far ends together.
+//! packets of 64 bytes; there are few addresses in one message, few messages in one time, and one total for all far ends together. What
+//! far ends ask for and what this node itself wants have a total each, so that those who ask for much keep nothing else from being tried.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -46,9 +47,12 @@ const SETTLED: Duration = Duration::from_secs(60);
 const PAUSE_AFTER_SETTLED: Duration = Duration::from_secs(1);
 /// Far ends remembered. Whoever was quiet for longest makes room.
 const PEERS_MAX: usize = 256;
-/// Addresses dialled for all far ends together: at once, and per second.
-const DIALS_BURST: u64 = 32;
-const DIALS_PER_SECOND: u64 = 4;
+/// Addresses dialled because far ends asked for it, all together: at once, and per second.
+const REQUESTED_BURST: u64 = 16;
+const REQUESTED_PER_SECOND: u64 = 2;
+/// The same for what this node itself asked for.
+const WANTED_BURST: u64 = 16;
+const WANTED_PER_SECOND: u64 = 2;
 
 /// Two far ends tell each other where they may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +129,13 @@ enum Phase {
     Direct { since: Instant },
 }
 
+/// Who wants a direct path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Own,
+    OfFarEnd,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     phase: Phase,
@@ -143,13 +154,16 @@ pub struct Punch {
     peers: BTreeMap<NodeId, Peer>,
     attempts: BTreeMap<SessionId, NodeId>,
     actions: VecDeque<Action>,
-    ration: Ration,
+    requested: Ration,
+    wanted: Ration,
     /// Direct links that came about.
     pub successes: u64,
     /// Attempts that came to nothing.
     pub failures: u64,
-    /// Candidates that no node should be told to dial, and those over the total.
+    /// Candidates that no node should be told to dial.
     pub candidates_refused: u64,
+    /// Candidates over the total.
+    pub candidates_over: u64,
     /// Requests that came too soon after another.
     pub requests_refused: u64,
 }
@@ -163,10 +177,12 @@ impl Punch {
             peers: BTreeMap::new(),
             attempts: BTreeMap::new(),
             actions: VecDeque::new(),
-            ration: Ration::new(DIALS_BURST, DIALS_PER_SECOND, now),
+            requested: Ration::new(REQUESTED_BURST, REQUESTED_PER_SECOND, now),
+            wanted: Ration::new(WANTED_BURST, WANTED_PER_SECOND, now),
             successes: 0,
             failures: 0,
             candidates_refused: 0,
+            candidates_over: 0,
             requests_refused: 0,
         }
     }
@@ -198,7 +214,7 @@ impl Punch {
         let Some(peer) = self.peer(from, now) else { return };
         if told.is_answer {
             if matches!(peer.phase, Phase::Asking { round, asked, .. } if round == told.round && asked > 0) {
-                self.dial(from, &told.candidates, own, now);
+                self.dial(from, Wish::Own, &told.candidates, own, now);
             }
             return;
         }
@@ -212,27 +228,38 @@ impl Punch {
             _ => {
                 peer.heeded = Some((told.round, now));
                 if matches!(peer.phase, Phase::Quiet | Phase::Asking { .. }) {
-                    self.dial(from, &told.candidates, own, now);
+                    self.dial(from, Wish::OfFarEnd, &told.candidates, own, now);
                 }
             }
         }
         self.act(Action::Tell { to: from, round: told.round, is_answer: true });
     }
 
-    fn dial(&mut self, node: NodeId, candidates: &[SocketAddr], own: &BTreeSet<SocketAddr>, now: Instant) {
-        let mut seen = BTreeSet::new();
+    /// Dials what may be dialled. If that is nothing only because too much was dialled already, the far end is asked again or asks again.
+    fn dial(&mut self, node: NodeId, wish: Wish, candidates: &[SocketAddr], own: &BTreeSet<SocketAddr>, now: Instant) {
+        let (mut seen, mut dialled, mut over) = (BTreeSet::new(), 0, 0);
         for candidate in candidates.iter().take(CANDIDATES_MAX) {
             let address = SocketAddr::new(candidate.ip().to_canonical(), candidate.port());
             if !seen.insert(address) {
                 continue;
             }
-            if !may_be_dialled(address, self.overlay) || own.contains(&address) || !self.ration.take(now) {
+            if !may_be_dialled(address, self.overlay) || own.contains(&address) {
                 self.candidates_refused += 1;
                 continue;
             }
-            self.act(Action::Dial { node, address });
+            let ration = match wish {
+                Wish::Own => &mut self.wanted,
+                Wish::OfFarEnd => &mut self.requested,
+            };
+            if ration.take(now) {
+                dialled += 1;
+                self.act(Action::Dial { node, address });
+            } else {
+                over += 1;
+            }
         }
-        if let Some(peer) = self.peers.get_mut(&node) {
+        self.candidates_over += over;
+        if let Some(peer) = self.peers.get_mut(&node).filter(|_| dialled > 0 || over == 0) {
             peer.phase = Phase::Dialing { until: now + DIALING_TIME };
         }
     }
@@ -516,7 +543,49 @@ mod tests {
             punch.handle_rendezvous(liar, &request(1, &victims), &BTreeSet::new(), at(100_000));
             dials += actions(&mut punch, at(100_000)).iter().filter(|a| matches!(a, Action::Dial { .. })).count();
         }
-        assert_eq!(dials, DIALS_BURST as usize, "many far ends share one total");
+        assert_eq!(dials, REQUESTED_BURST as usize, "many far ends share one total");
+    }
+
+    #[test]
+    fn far_ends_that_ask_for_much_keep_nothing_that_this_node_wants_from_being_tried() {
+        let mut punch = punch();
+        let none = BTreeSet::new();
+        let victims: Vec<String> = (0..CANDIDATES_MAX).map(|host| format!("192.0.2.{}:53", host + 1)).collect();
+        let victims: Vec<&str> = victims.iter().map(String::as_str).collect();
+        let mut for_liars = 0;
+        for millis in (0..60_000).step_by(50) {
+            for node in 3..40u8 {
+                punch.handle_rendezvous(NodeId::from_bytes([node; 16]), &request(millis, &victims), &none, at(millis));
+            }
+            for_liars += actions(&mut punch, at(millis)).iter().filter(|a| matches!(a, Action::Dial { .. })).count();
+        }
+        assert!(for_liars <= (REQUESTED_BURST + 60 * REQUESTED_PER_SECOND) as usize, "{for_liars}");
+        punch.wanted(FAR, at(60_000));
+        let round = asked(&mut punch, at(60_000));
+        punch.handle_rendezvous(FAR, &answer(round, &victims), &none, at(60_050));
+        assert_eq!(actions(&mut punch, at(60_050)).len(), CANDIDATES_MAX);
+        assert!(punch.candidates_over > 0 && punch.candidates_refused == 0);
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_yet_is_asked_for_again_and_is_no_failure() {
+        let mut punch = punch();
+        let none = BTreeSet::new();
+        let places: Vec<String> = (0..CANDIDATES_MAX).map(|host| format!("192.0.2.{}:53", host + 1)).collect();
+        let places: Vec<&str> = places.iter().map(String::as_str).collect();
+        let mut meet = |node: u8, now| {
+            let far = NodeId::from_bytes([node; 16]);
+            punch.wanted(far, now);
+            let Some(Action::Tell { round, .. }) = actions(&mut punch, now).first().copied() else { return 0 };
+            punch.handle_rendezvous(far, &answer(round, &places), &none, now);
+            actions(&mut punch, now).len()
+        };
+        assert_eq!([meet(3, at(0)), meet(4, at(0)), meet(5, at(0))], [CANDIDATES_MAX, CANDIDATES_MAX, 0]);
+        let again = actions(&mut punch, at(700));
+        let Some(Action::Tell { to, round, is_answer: false }) = again.first().copied() else { panic!("{again:?}") };
+        punch.handle_rendezvous(to, &answer(round, &places), &none, at(710));
+        assert_eq!(actions(&mut punch, at(710)).len(), 1, "what a second allows");
+        assert_eq!(punch.failures, 0);
     }
 
     #[test]

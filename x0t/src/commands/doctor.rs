@@ -67,6 +67,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Exit> {
     findings.extend(checks::udp_ports(mesh.as_ref().ok(), is_running));
     findings.extend(checks::http_port(mesh.as_ref().ok(), is_running));
     findings.push(checks::tun(mesh.as_ref().ok()));
+    findings.extend(mesh.as_ref().ok().and_then(checks::mesh_addresses));
     findings.push(checks::socket_buffers());
     context.out.result(&findings, |style| text(&findings, style))?;
     let has_problem = findings.iter().any(|finding| finding.verdict == Verdict::Problem);

@@ -88,12 +88,12 @@ pub struct Home {
 }
 
 impl Forwarding {
-    /// On a host whose kernel has an interface into the mesh.
+    /// On a host whose kernel has an interface of this name into the mesh.
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn over_kernel(home: Home) -> io::Result<(Self, ForwardingThread)> {
-        let network = Network::Kernel(home.address);
+    pub fn over_kernel(home: Home, interface: &str) -> io::Result<(Self, ForwardingThread)> {
+        let network = Network::Kernel(home.address, interface.to_owned());
         Self::start(home, network)
     }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Mutex;
@@ -22,8 +23,8 @@ const DATAGRAM_MAX: usize = 65_535;
 pub enum Network {
     /// No interface: the stack owns the overlay address.
     Stack(Overlay),
-    /// The kernel owns it.
-    Kernel(Ipv6Addr),
+    /// The kernel owns it, and has an interface of this name into the mesh.
+    Kernel(Ipv6Addr, String),
 }
 
 impl Network {
@@ -31,7 +32,7 @@ impl Network {
     pub fn address(&self) -> Ipv6Addr {
         match self {
             Self::Stack(overlay) => overlay.address(),
-            Self::Kernel(address) => *address,
+            Self::Kernel(address, _) => *address,
         }
     }
 
@@ -45,7 +46,7 @@ impl Network {
         }
         match self {
             Self::Stack(overlay) => overlay.connect(remote).await.map(Connected::Overlay),
-            Self::Kernel(_) => connect_kernel(remote.into()).await.map(Connected::Kernel),
+            Self::Kernel(..) => connect_kernel(remote.into()).await.map(Connected::Kernel),
         }
     }
 
@@ -56,12 +57,33 @@ impl Network {
     pub async fn open_udp(&self, port: Option<u16>) -> io::Result<DatagramPort> {
         match self {
             Self::Stack(overlay) => overlay.open_udp(port).map(DatagramPort::Overlay),
-            Self::Kernel(address) => {
+            Self::Kernel(address, interface) => {
                 let address = SocketAddrV6::new(*address, port.unwrap_or(0), 0, 0);
-                UdpSocket::bind(address).await.map(DatagramPort::kernel)
+                let socket = confined(Type::DGRAM, address, interface)?;
+                UdpSocket::from_std(socket.into()).map(DatagramPort::kernel)
             }
         }
     }
+}
+
+/// A socket of the overlay address that hears only what comes by the interface into the mesh. A kernel takes what is sent to its address by
+/// any interface, and whoever is in a local network can send there under the name of any node.
+///
+/// # Errors
+/// If the address is taken, or the kernel does not confine it (unprivileged from Linux 5.7 on).
+pub fn confined(kind: Type, address: SocketAddrV6, interface: &str) -> io::Result<Socket> {
+    /// Connections that wait to be accepted; as many as the standard library lets.
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::IPV6, kind.nonblocking(), None)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&address.into())?;
+    if kind == Type::STREAM {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
 }
 
 /// Connects through the kernel, with a deadline.
@@ -171,5 +193,33 @@ impl DatagramPort {
             // Whoever sent it finds out as with any lost datagram.
             (Self::Kernel(socket, _), to) => drop(socket.send_to(payload, to).await),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn a_confined_socket_hears_its_interface_and_does_not_block() {
+        let loopback = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0);
+        let socket: std::net::UdpSocket = match confined(Type::DGRAM, loopback, "lo") {
+            Ok(socket) => socket.into(),
+            // Whoever builds this may do so where there is no IPv6, or under an old kernel.
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        assert_eq!(socket.recv_from(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let sender = std::net::UdpSocket::bind(loopback).unwrap();
+        sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        assert_eq!(socket.recv_from(&mut [0; 8]).unwrap().0, 1);
+
+        let listener: std::net::TcpListener = confined(Type::STREAM, loopback, "lo").unwrap().into();
+        listener.set_nonblocking(false).unwrap();
+        drop(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        assert_eq!(listener.accept().unwrap().0.read(&mut [0; 8]).unwrap(), 0);
+        assert!(confined(Type::DGRAM, loopback, "no-such-link0").is_err());
     }
 }

@@ -119,7 +119,7 @@ pub async fn run<N: Drive + Send + 'static>(
     let links = LinkEvents::open().await.inspect_err(|error| tracing::warn!(%error, "no link events")).ok();
     let interface = tun.as_ref().map(|tun| tun.name().to_owned());
     let home = Home { trust_domain: settings.trust_domain, address: tun_config.address };
-    let (forwarding, _forwarding_thread, netstack) = start_forwarding(home, tun.is_some())?;
+    let (forwarding, _forwarding_thread, netstack) = start_forwarding(home, interface.as_deref())?;
     apply(&forwarding, &settings.forwards, &settings.exposed, settings.socks)?;
 
     let (authority, questions) = mpsc::channel(AUTHORITY_WAITING_MAX);
@@ -154,10 +154,10 @@ pub async fn run<N: Drive + Send + 'static>(
 /// Forwarding through the kernel if it has an interface into the mesh, else through a stack of our own.
 fn start_forwarding(
     home: Home,
-    has_interface: bool,
+    interface: Option<&str>,
 ) -> anyhow::Result<(Forwarding, ForwardingThread, Option<HostPort>)> {
-    let started = if has_interface {
-        Forwarding::over_kernel(home).map(|(forwarding, thread)| (forwarding, thread, None))
+    let started = if let Some(interface) = interface {
+        Forwarding::over_kernel(home, interface).map(|(forwarding, thread)| (forwarding, thread, None))
     } else {
         let seed = clock::seed().context("cannot get randomness from the kernel")?;
         // What IPv6 entitles to pass goes everywhere, in pieces if need be: this stack heeds no "packet too big".

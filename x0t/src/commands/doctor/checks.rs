@@ -1,12 +1,12 @@
 //! The checks, one function each. They look and change nothing.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use x0t_identity::Svid;
-use x0t_model::UnixTime;
+use x0t_model::{OverlayPrefix, UnixTime};
 use x0t_node::{RecordKind, StatusView};
 use x0t_runtime::state_dir::{MeshFile, StateDirError};
 use x0t_runtime::tun::TunMode;
@@ -185,6 +185,61 @@ pub fn tun(mesh: Option<&MeshFile>) -> Finding {
     Finding::warning(CHECK, format!("{found}: the mesh works without, but programs cannot use its addresses"), next)
 }
 
+/// With an interface into the mesh, whether the kernel takes packets under mesh addresses from other interfaces too. It does unless it is told
+/// otherwise: reverse-path filtering by sysctl is for IPv4 only. What `x0t expose` serves is confined to the interface anyway.
+pub fn mesh_addresses(mesh: &MeshFile) -> Option<Finding> {
+    const CHECK: &str = "mesh addresses";
+    let interface = &mesh.tun_name;
+    if mesh.tun == TunMode::Off || !Path::new("/sys/class/net").join(interface).exists() {
+        return None;
+    }
+    let network = OverlayPrefix::of(&mesh.trust_domain).network();
+    let listed = std::process::Command::new("nft").args(["list", "table", "inet", FILTER_TABLE]).output();
+    let rules = listed.ok().filter(|listed| listed.status.success());
+    let rules = rules.map(|rules| String::from_utf8_lossy(&rules.stdout).into_owned()).unwrap_or_default();
+    if drops_foreign(&rules, network) {
+        return Some(Finding::ok(
+            CHECK,
+            format!("only {interface} may bring packets of {network}/{}", OverlayPrefix::BITS),
+        ));
+    }
+    Some(Finding::warning(
+        CHECK,
+        format!(
+            "no rule of nftables is seen that keeps hosts of other networks from sending under addresses of {network}/{}",
+            OverlayPrefix::BITS
+        ),
+        format!(
+            "for programs that listen on the mesh address by themselves: `nft '{}'`",
+            filter_rule(interface, network)
+        ),
+    ))
+}
+
+/// The table that the rule stands in.
+const FILTER_TABLE: &str = "x0t";
+
+/// What nftables is told, in one line: addresses of the mesh come from the mesh or from this host.
+fn filter_rule(interface: &str, network: Ipv6Addr) -> String {
+    let network = format!("{network}/{}", OverlayPrefix::BITS);
+    let foreign = format!("iifname != {{ \"lo\", \"{interface}\" }}");
+    format!(
+        "table inet {FILTER_TABLE} {{ chain mesh {{ type filter hook prerouting priority raw; \
+         {foreign} ip6 saddr {network} drop; {foreign} ip6 daddr {network} drop; }}; }}"
+    )
+}
+
+/// Whether rules as `nft list` prints them drop what comes under the mesh's addresses.
+fn drops_foreign(rules: &str, network: Ipv6Addr) -> bool {
+    let drops = |what: &str| {
+        let matches = format!("ip6 {what} {network}/{} ", OverlayPrefix::BITS);
+        rules
+            .lines()
+            .any(|rule| rule.contains("iifname !=") && rule.contains(&matches) && rule.trim_end().ends_with("drop"))
+    };
+    drops("saddr") && drops("daddr")
+}
+
 pub fn socket_buffers() -> Finding {
     const CHECK: &str = "socket buffers";
     let limit = |name: &str| {
@@ -219,6 +274,21 @@ mod tests {
         assert!(has_capability("Name:\tx0t\nCapEff:\t0000000000001000\n", CAP_NET_ADMIN));
         assert!(!has_capability("CapPrm:\t0000000000001000\nCapEff:\t0000000000000000\n", CAP_NET_ADMIN));
         assert!(!has_capability("", CAP_NET_ADMIN));
+    }
+
+    #[test]
+    fn the_rule_against_forged_mesh_addresses_is_known_again_as_nftables_prints_it() {
+        let network = OverlayPrefix::of(&"mesh.test".parse().unwrap()).network();
+        let printed = format!(
+            "table inet x0t {{\n\tchain mesh {{\n\t\ttype filter hook prerouting priority raw; policy accept;\n\
+             \t\tiifname != {{ \"lo\", \"x0t0\" }} ip6 saddr {network}/48 drop\n\
+             \t\tiifname != {{ \"lo\", \"x0t0\" }} ip6 daddr {network}/48 drop\n\t}}\n}}\n"
+        );
+        assert!(drops_foreign(&printed, network));
+        assert!(!drops_foreign(&printed.replace("saddr", "daddr"), network), "half of it");
+        assert!(!drops_foreign(&printed.replace(" drop", " accept"), network));
+        assert!(!drops_foreign("", network));
+        assert!(filter_rule("x0t0", network).contains(&format!("ip6 saddr {network}/48 drop;")));
     }
 
     #[test]

@@ -3,15 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
+use socket2::Type;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use x0t_model::OverlayPrefix;
 
 use super::registry::{Counters, Exposed};
-use super::{Forwarding, ForwardingError, bind, forwards};
+use super::{Forwarding, ForwardingError, forwards};
 use crate::datagrams;
 use crate::names::address_of;
-use crate::network::{Connected, DatagramPort, Network, connect_kernel};
+use crate::network::{Connected, DatagramPort, Network, confined, connect_kernel};
 use crate::overlay::Offer;
 use crate::relay::relay;
 use crate::spec::{Exposure, MeshPort, Protocol};
@@ -39,8 +40,10 @@ pub fn expose(forwarding: &Forwarding, exposure: Exposure) -> Result<(), Forward
             overlay.expose(exposure.port);
             None
         }
-        (Network::Kernel(_), Protocol::Tcp) => {
-            let listener = bind(address.into())?;
+        (Network::Kernel(_, interface), Protocol::Tcp) => {
+            let listener = confined(Type::STREAM, address, interface);
+            let listener =
+                listener.map_err(|source| ForwardingError::Listen { address: address.into(), source })?.into();
             Some(forwarding.0.runtime.spawn(serve_connections(listener, exposed.clone())))
         }
         (Network::Stack(overlay), Protocol::Udp) => {
@@ -48,15 +51,12 @@ pub fn expose(forwarding: &Forwarding, exposure: Exposure) -> Result<(), Forward
             let front = front.map_err(|source| ForwardingError::Listen { address: address.into(), source })?;
             Some(forwarding.0.runtime.spawn(serve_datagrams(front, exposed.clone())))
         }
-        (Network::Kernel(_), Protocol::Udp) => {
-            let bound = std::net::UdpSocket::bind(address).and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                Ok(socket)
-            });
-            let socket = bound.map_err(|source| ForwardingError::Listen { address: address.into(), source })?;
+        (Network::Kernel(_, interface), Protocol::Udp) => {
+            let socket = confined(Type::DGRAM, address, interface);
+            let socket = socket.map_err(|source| ForwardingError::Listen { address: address.into(), source })?;
             let exposed = exposed.clone();
             Some(forwarding.0.runtime.spawn(async move {
-                let Ok(socket) = UdpSocket::from_std(socket) else { return };
+                let Ok(socket) = UdpSocket::from_std(socket.into()) else { return };
                 serve_datagrams(DatagramPort::kernel(socket), exposed).await;
             }))
         }

@@ -10,7 +10,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use x0t_identity::{AuthorityRequest, AuthorityServer, ServerOutput, Ticket};
-use x0t_model::{Entropy, Instant, NodeId, TrustDomain, UnixTime};
+use x0t_model::{Entropy, Instant, NodeId, TrustDomain, Underlay, UnixTime};
 use x0t_node::{Command, Input, Node, Offload, Output, RecordKind, Reply, Target, Train, View, What};
 
 use crate::crypto::Cryptography;
@@ -305,6 +305,12 @@ impl World {
     /// Tells a host that its one interface gained or lost its carrier.
     pub fn interface(&mut self, host: usize, up: bool) {
         self.handle(host, Input::Interface { index: 1, up });
+    }
+
+    /// The network tells `host` that nothing reaches `other`: an ICMP error, true or forged.
+    pub fn doubt(&mut self, host: usize, other: usize) {
+        let to = Underlay::Udp(Network::address(other));
+        self.handle(host, Input::SendFailed { to, reason: "port unreachable" });
     }
 
     /// Lets virtual time pass.

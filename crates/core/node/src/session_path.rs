@@ -269,11 +269,15 @@ impl Node {
         }
     }
 
-    /// The kernel could not send. Nobody vouches for an ICMP error and anybody can make one, so it moves no traffic: it is
-    /// counted and remembered as a reason, and heartbeats decide.
+    /// The kernel could not send. Nobody vouches for an ICMP error and anybody can make one, so it moves no traffic: it is counted,
+    /// remembered as a reason, and the neighbour there is asked whether it lives. Its answer or its silence decides.
     pub(crate) fn on_send_failed(&mut self, to: Underlay, reason: &str) {
         self.stats.sends_failed += 1;
         self.dialer.heard_why(to, reason);
+        let there: Vec<_> = self.links.iter().filter(|(_, link)| link.proven.address == to).map(|(id, _)| id).collect();
+        for link in there {
+            self.router.link_doubted(link, self.now);
+        }
     }
 
     /// The kernel will not send so much at once: the links at that address carry less.

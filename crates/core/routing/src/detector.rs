@@ -116,13 +116,14 @@ const REPEATS: u8 = 3;
 /// Between the first HELLOs of a link, which measure its round trip.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Until the peer has answered the HELLO that the first data after idleness sent ahead, its announced idle pace says nothing.
+/// Until the peer has answered the HELLO that the first data after idleness sent ahead, or the one that a doubt asked with, its announced
+/// idle pace says nothing.
 #[derive(Clone, Copy, Debug)]
 struct Activation {
     repeat_at: Option<Instant>,
     suspect_at: Instant,
-    /// The first HELLO sequence number whose echo is an answer.
-    seq: u32,
+    /// The first HELLO sequence number whose echo is an answer; to a doubt any sign of life is.
+    seq: Option<u32>,
 }
 
 /// Watches one link. Pure: told what was heard and sent, and when.
@@ -189,6 +190,9 @@ impl Detector {
     pub fn heard(&mut self, now: Instant) -> Heard {
         let silent_for = now.since(self.last_heard);
         self.last_heard = self.last_heard.max(now);
+        if self.activation.is_some_and(|activation| activation.seq.is_none()) {
+            self.activation = None;
+        }
         match std::mem::replace(&mut self.liveness, Liveness::Up) {
             Liveness::Up => Heard::AsUsual,
             Liveness::Suspect { .. } => Heard::Recovered { silent_for },
@@ -214,8 +218,20 @@ impl Detector {
         self.active = true;
         self.slow_downs = 0;
         let patience = self.silence_allowed(config, config.active_interval) + self.rtt;
-        self.activation =
-            Some(Activation { repeat_at: Some(now + patience / 2), suspect_at: now + patience, seq: next_hello_seq });
+        let (repeat_at, suspect_at) = (Some(now + patience / 2), now + patience);
+        self.activation = Some(Activation { repeat_at, suspect_at, seq: Some(next_hello_seq) });
+        true
+    }
+
+    /// Somebody says that nothing reaches the peer, and nobody vouches for it. True if the peer is to be asked: send a HELLO that wants an
+    /// answer at once. Until anything is heard, its silence is borne no longer than on a link in use; nothing else changes.
+    pub fn doubted(&mut self, config: &DetectorConfig, now: Instant) -> bool {
+        if self.liveness != Liveness::Up || self.activation.is_some() {
+            return false;
+        }
+        let patience = self.silence_allowed(config, config.active_interval) + self.rtt;
+        let (repeat_at, suspect_at) = (Some(now + patience / 2), now + patience);
+        self.activation = Some(Activation { repeat_at, suspect_at, seq: None });
         true
     }
 
@@ -237,7 +253,7 @@ impl Detector {
         self.peer_interval = interval.clamp(Duration::from_millis(5), config.neighbor_timeout);
         self.jitter = jitter;
         self.rtt = rtt.unwrap_or(self.rtt);
-        if self.activation.is_some_and(|activation| echo_seq >= activation.seq) {
+        if self.activation.and_then(|activation| activation.seq).is_some_and(|seq| echo_seq >= seq) {
             self.activation = None;
         }
     }

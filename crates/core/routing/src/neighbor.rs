@@ -88,6 +88,8 @@ pub(crate) struct Link {
     /// Its offers were dropped here: ask for all of them.
     pub resync_wanted: bool,
     pub resync_served_at: Option<Instant>,
+    /// When the neighbour was last asked because of a doubt.
+    pub doubted_at: Option<Instant>,
     /// Where the walk that shows it the whole table has got to.
     pub sync_cursor: Option<u32>,
     pub sync_armed: Option<Instant>,
@@ -128,6 +130,7 @@ impl Link {
             peer_is_leaf: false,
             resync_wanted: false,
             resync_served_at: None,
+            doubted_at: None,
             sync_cursor: None,
             sync_armed: None,
             armed: None,

@@ -101,6 +101,8 @@ stats! {
     unreachable,
     /// Links that became suspect.
     links_suspected,
+    /// Neighbours asked because the network said that nothing reaches them.
+    links_doubted,
     /// Suspect links that proved alive.
     links_recovered,
     /// Links declared dead.

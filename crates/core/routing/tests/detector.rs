@@ -282,6 +282,48 @@ fn the_first_data_after_idleness_must_be_answered_at_the_active_pace() {
 }
 
 #[test]
+fn a_doubt_asks_at_once_and_silence_makes_the_link_suspect_as_quickly_as_one_in_use() {
+    let mut watch = Watch::new();
+    watch.peer_announces(500, 0);
+    watch.run_for(250);
+    watch.hellos.clear();
+    let doubted_at = watch.now;
+    assert!(watch.detector.doubted(&watch.config, watch.now));
+    assert!(!watch.detector.doubted(&watch.config, watch.now), "it is being asked");
+    watch.run_for(1_000);
+    let [(suspected_at, News::Suspected { .. }), (died_at, News::Died { .. })] = watch.news[..] else {
+        panic!("{:?}", watch.news)
+    };
+    assert_eq!(suspected_at.since(doubted_at), Duration::from_millis(50 + 2));
+    assert_eq!(died_at.since(suspected_at), Duration::from_millis(8 * 40), "death takes as many questions as ever");
+    assert!(watch.hellos.iter().any(|(at, asks)| *asks && *at < suspected_at), "asked twice");
+}
+
+#[test]
+fn a_doubt_about_a_peer_that_is_heard_changes_nothing() {
+    let mut idle = Watch::new();
+    idle.peer_announces(500, 0);
+    idle.run_for(250);
+    assert!(idle.detector.doubted(&idle.config, idle.now));
+    idle.run_for(30);
+    idle.detector.heard(idle.now);
+    idle.run_for(490);
+    assert_eq!((idle.state(), idle.news.len(), idle.detector.is_active()), (State::Up, 0, false));
+    let mut busy = Watch::active();
+    for _ in 0..200 {
+        busy.detector.doubted(&busy.config, busy.now);
+        busy.run_for(20);
+        busy.detector.heard(busy.now);
+    }
+    assert_eq!((busy.state(), busy.news.len()), (State::Up, 0));
+    for state in [State::Suspect, State::LastQuestionAsked, State::Dead] {
+        let mut watch = Watch::reach(state);
+        assert!(!watch.detector.doubted(&watch.config, watch.now), "it is asked anyway");
+        assert_eq!(watch.state(), state);
+    }
+}
+
+#[test]
 fn a_node_that_was_late_grants_another_interval_once() {
     let mut watch = Watch::active();
     watch.now += Duration::from_millis(80);

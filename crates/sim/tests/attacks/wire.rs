@@ -110,6 +110,36 @@ fn who_copies_everything_and_is_faster_does_not_come_between_two_neighbours() {
 }
 
 #[test]
+fn forged_icmp_errors_about_a_living_neighbor_move_nothing_and_true_ones_move_traffic_early() {
+    let mut world = settled(DIAMOND, Terms::seeded(11));
+    let [a, r1, b] = ["A", "R1", "B"].map(|name| world.host(name));
+    world.advance(30 * SECOND);
+    let before: Vec<_> = (0..world.hosts()).map(|host| standing(&world, host)).collect();
+    assert_eq!(world.node(a).unwrap().next_hop(world.id(b)), Some(world.id(r1)));
+    let suspected = counter(&world, a, "routing_links_suspected");
+    for _ in 0..500 {
+        world.doubt(a, r1);
+        world.advance(SECOND / 50);
+        assert_eq!(world.node(a).unwrap().next_hop(world.id(b)), Some(world.id(r1)));
+    }
+    assert_eq!((0..world.hosts()).map(|host| standing(&world, host)).collect::<Vec<_>>(), before);
+    let asked = counter(&world, a, "routing_links_doubted");
+    assert!((9..=11).contains(&asked), "{asked} questions in ten seconds");
+    assert_eq!(counter(&world, a, "routing_links_suspected"), suspected);
+    assert_eq!(counter(&world, a, "node_sends_failed"), 500);
+    // Nothing was sent over the link lately, so its silence would not be noticed for a second and a half.
+    world.advance(10 * SECOND);
+    let events = world.events().len();
+    world.kill(r1);
+    world.doubt(a, r1);
+    world.advance(SECOND / 10);
+    assert_ne!(world.node(a).unwrap().next_hop(world.id(b)), Some(world.id(r1)));
+    let down = world.events()[events..].iter().any(|(_, _, what)| matches!(what, What::LinkDown { .. }));
+    assert!(!down, "it is suspect, not dead, and nobody was told");
+    assert_ping(&mut world, a, b);
+}
+
+#[test]
 fn a_mirror_in_the_place_of_a_peer_does_not_make_a_node_forget_the_address() {
     let mut world = settled("A-B:1", Terms::seeded(3));
     let met = |world: &x0t_sim::World| world.all_reach_all();

@@ -14,6 +14,8 @@ use crate::timers::Timer;
 const REPLY_SPACING: Duration = Duration::from_millis(5);
 /// A neighbour is shown the whole table at most this often.
 const RESYNC_SPACING: Duration = Duration::from_secs(1);
+/// A neighbour is asked because of a doubt at most this often: whoever makes doubts gets no more packets out of it.
+const DOUBT_SPACING: Duration = Duration::from_secs(1);
 /// Records shown to a new neighbour per step, and the time between steps: a table of 16,384 takes 0.6 s and no queue
 /// overflows.
 const SYNC_CHUNK: usize = 256;
@@ -101,6 +103,22 @@ impl Router {
             link.detector.suspect_now(now);
         }
         self.restand(slot, now);
+    }
+
+    /// The network says that nothing reaches the neighbour on `link`. Anybody can make it say so, so this decides nothing: the neighbour is
+    /// asked at once, and its answer or its silence decides, as ever.
+    pub fn link_doubted(&mut self, link: LinkId, now: Instant) {
+        self.advance_clock(now);
+        let Some(slot) = self.links.slot_of(link) else { return };
+        let Some(link) = self.links.get_mut(slot).filter(|link| !link.left) else { return };
+        if link.doubted_at.is_some_and(|at| now.since(at) < DOUBT_SPACING) {
+            return;
+        }
+        if link.detector.doubted(&self.config.detector, now) {
+            link.doubted_at = Some(now);
+            self.stats.links_doubted += 1;
+            self.say_hello(slot, true, now);
+        }
     }
 
     /// What one packet can carry over `link`. A larger size is told with the next announcements; a smaller one at once, because what

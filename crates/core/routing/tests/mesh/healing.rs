@@ -53,6 +53,46 @@ fn silence_makes_a_link_suspect_and_then_dead() {
 }
 
 #[test]
+fn a_true_doubt_about_an_idle_link_moves_traffic_before_there_is_any() {
+    let mut net = Net::of(SQUARE);
+    net.settle();
+    net.advance_ms(10_000);
+    assert_eq!(net.path("A", "D"), "A-B-D");
+    let withdrawn = net.router("A").stats().withdrawn;
+    net.kill("B");
+    net.doubt("A", "B");
+    net.advance_ms(70);
+    assert_eq!(net.path("A", "D"), "A-C-D", "silence alone would have taken a second and a half");
+    let stats = *net.router("A").stats();
+    assert_eq!((stats.links_doubted, stats.links_died, stats.withdrawn), (1, 0, withdrawn), "and nobody else was told");
+}
+
+#[test]
+fn false_doubts_move_nothing_and_cause_one_question_a_second() {
+    let mut net = Net::of(SQUARE);
+    net.settle();
+    let flow = net.start_flow("A", "D");
+    net.advance_ms(1_000);
+    net.clear_events();
+    let (since, hellos) = (net.now, net.router("A").stats().hellos_sent);
+    let calm = {
+        net.advance_ms(10_000);
+        net.router("A").stats().hellos_sent - hellos
+    };
+    let hellos = net.router("A").stats().hellos_sent;
+    for _ in 0..1_000 {
+        net.doubt("A", "B");
+        net.advance_ms(10);
+    }
+    assert_eq!(net.path("A", "D"), "A-B-D");
+    assert!(net.outage(flow, since) <= Duration::from_millis(20));
+    let stats = *net.router("A").stats();
+    assert_eq!((stats.links_suspected, stats.links_doubted), (0, 10));
+    let asked = (stats.hellos_sent - hellos).saturating_sub(calm);
+    assert!(asked <= 20, "{asked} more in ten seconds");
+}
+
+#[test]
 fn a_fade_shorter_than_the_questions_is_forgiven() {
     let mut net = Net::of(SQUARE);
     net.settle();

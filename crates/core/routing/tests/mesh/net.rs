@@ -201,6 +201,13 @@ impl Net {
         }
     }
 
+    /// The network tells `a` that nothing reaches `b`, which may be true or not.
+    pub fn doubt(&mut self, a: &str, b: &str) {
+        let (link, host) = (self.link(a, b), self.host(a));
+        self.hosts[host].router.link_doubted(link, self.now);
+        self.drain(host);
+    }
+
     /// The process dies without a word.
     pub fn kill(&mut self, name: &str) {
         let host = self.host(name);

@@ -280,7 +280,7 @@ pub struct NodeArgs {
 pub struct ForwardArgs {
     #[command(subcommand)]
     pub action: Option<ForwardAction>,
-    /// Where it is reached here, as in 8022, 127.0.0.1:8022, [::1]:8022 or udp/5353; port 0 for any free one.
+    /// Where it is reached here, as in 8022, 127.0.0.1:8022, [::1]:8022, udp/5353 or unix:/run/db.sock; port 0 for any free one.
     #[arg(required = true)]
     pub local: Option<Local>,
     /// What is reached there: NODE:PORT, with a node's name, SPIFFE ID or overlay address (in brackets).

@@ -3,12 +3,10 @@
 //! The node listens at the local address, so bytes do not pass through this process: it only holds the forward. With `--json`, one
 //! object per line: `{"type":"listening",…}`, then `{"type":"failed",…}` for each connection that could not be made.
 
-use std::net::SocketAddr;
-
 use anyhow::Context as _;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use x0t_netstack::spec::{Forward, Local};
+use x0t_netstack::spec::{Forward, Listen, Local};
 
 use super::Context;
 use crate::cli::{ForwardAction, ForwardArgs};
@@ -22,8 +20,8 @@ const NONE: &str = "nothing is forwarded: reach a port of another node with `x0t
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Item<'a> {
-    Listening { listen: SocketAddr, to: &'a str },
-    Failed { from: SocketAddr, reason: String },
+    Listening { listen: &'a Listen, to: &'a str },
+    Failed { from: String, reason: String },
 }
 
 #[derive(Serialize)]
@@ -50,7 +48,7 @@ async fn hold(context: &Context, forward: &Forward) -> anyhow::Result<Exit> {
     // Heard from here on, also between two waits: Ctrl-C right after the first line is a clean end too.
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut lease = context.client().forward(forward).await?;
-    let (local, to) = (Local { listen: lease.listen(), ..forward.local() }, forward.to.to_string());
+    let (local, to) = (Local { listen: lease.listen().clone(), ..forward.local() }, forward.to.to_string());
     context.out.item(&Item::Listening { listen: lease.listen(), to: &to }, |_| format!("{local} -> {to}"))?;
     context.out.remark("until interrupted (Ctrl-C)");
     loop {
@@ -68,7 +66,7 @@ async fn hold(context: &Context, forward: &Forward) -> anyhow::Result<Exit> {
 }
 
 async fn keep(context: &Context, forward: Forward) -> anyhow::Result<Exit> {
-    if forward.listen.port() == 0 {
+    if forward.listen.address().is_some_and(|address| address.port() == 0) {
         let failure = Failure::new(Exit::Usage, "a forward that is saved needs a port of its own, not 0");
         return Err(failure.next("give the port at which it shall be reached").into());
     }

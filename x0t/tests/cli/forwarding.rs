@@ -2,6 +2,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -237,6 +239,35 @@ fn what_is_saved_and_exposed_is_there_again_after_a_restart() {
     alpha.x0t("expose rm 80").ok();
     alpha.x0t("expose rm 80").code(2).says(&["is not exposed", "x0t expose list"]);
     assert!(!std::fs::read_to_string(beta.state_dir().join("mesh.json")).unwrap().contains("forwards"));
+}
+
+#[test]
+fn a_forward_at_a_unix_socket_is_for_one_user_and_is_there_again_after_a_kill() {
+    let (alpha, beta) = pair();
+    alpha.x0t(&format!("expose 80:{}", echo_service())).ok();
+    let path = beta.state_dir().join("web.sock");
+    let local = format!("unix:{}", path.display());
+    beta.x0t(&format!("forward --save {local} alpha:80")).ok();
+    let echoes = || {
+        let Ok(mut client) = UnixStream::connect(&path) else { return false };
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.write_all(b"hello").is_ok() && client.read_exact(&mut [0; 5]).is_ok()
+    };
+    eventually("it listens", || path.exists());
+    assert!(echoes());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    beta.kill();
+    assert!(path.exists() && !echoes());
+    beta.x0t("up").ok();
+    eventually("it carries again", echoes);
+    let list = beta.x0t("forward list --json").ok().json();
+    assert_eq!(list[0]["listen"], local.as_str());
+    beta.x0t(&format!("forward remove {local}")).ok();
+    eventually("the socket is gone", || !path.exists());
+    beta.x0t("forward unix:web.sock alpha:80").code(2).says(&["absolute path"]);
+    let taken = beta.state_dir().join("mesh.json");
+    beta.x0t(&format!("forward unix:{} alpha:80", taken.display())).code(1).says(&["cannot listen on unix:/"]);
+    assert!(taken.exists());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -75,6 +76,13 @@ impl Host {
     /// Joins with a token.
     pub fn join(&self, token: &str, flags: &str) -> Ended {
         self.x0t(&format!("join {token} --json --name {} {} {flags}", self.name, self.settings()))
+    }
+
+    /// Kills the daemon, which has no time to tidy up.
+    pub fn kill(&self) {
+        let lock = std::fs::read_to_string(self.state_dir().join("lock")).unwrap();
+        kill_process(Pid::from_raw(lock.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        eventually("it is gone", || self.x0t("status").code == 4);
     }
 
     pub fn log(&self) -> String {

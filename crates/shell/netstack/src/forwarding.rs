@@ -5,6 +5,7 @@
 mod exposed;
 mod forwards;
 mod registry;
+mod unix_listener;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -22,7 +23,7 @@ use crate::names::{NameError, address_of};
 use crate::network::Network;
 use crate::overlay::{Now, Overlay};
 use crate::socks::{self, SocksStats};
-use crate::spec::{Destination, Exposure, Forward, MeshPort};
+use crate::spec::{Destination, Exposure, Forward, Listen, MeshPort};
 
 pub use forwards::{Lease, Notice};
 use registry::Registry;
@@ -44,7 +45,7 @@ pub enum ForwardingError {
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Listen,
         /// What the operating system said.
         source: io::Error,
     },
@@ -196,20 +197,24 @@ impl Forwarding {
             tracing::warn!(%address, "SOCKS5 is served to other hosts: all of them can use the mesh as this node");
         }
         let listener = bind(address)?;
-        let address = listener.local_addr().map_err(|source| ForwardingError::Listen { address, source })?;
+        let failed = |source| ForwardingError::Listen { address: address.into(), source };
+        let address = listener.local_addr().map_err(failed)?;
         let forwarding = self.clone();
         self.0.runtime.spawn(async move {
             let Ok(listener) = TcpListener::from_std(listener) else { return };
-            forwards::accept(&listener, |client, _| {
-                let forwarding = forwarding.clone();
-                async move {
-                    let Inner { network, trust_domain, socks: counters, .. } = &*forwarding.0;
-                    let served = socks::serve(client, socks::Mesh { network, trust_domain, counters }).await;
-                    if let Err(error) = served {
-                        tracing::debug!(%error, "a SOCKS5 client was not served to its end");
+            forwards::accept(
+                |context| listener.poll_accept(context),
+                |client, _| {
+                    let forwarding = forwarding.clone();
+                    async move {
+                        let Inner { network, trust_domain, socks: counters, .. } = &*forwarding.0;
+                        let served = socks::serve(client, socks::Mesh { network, trust_domain, counters }).await;
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "a SOCKS5 client was not served to its end");
+                        }
                     }
-                }
-            })
+                },
+            )
             .await;
         });
         Ok(address)
@@ -237,5 +242,5 @@ fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ForwardingError> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.map_err(|source| ForwardingError::Listen { address, source })
+    bound.map_err(|source| ForwardingError::Listen { address: address.into(), source })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
 use tokio::sync::Mutex;
 
 use crate::overlay::{Overlay, Stream, UdpPort};
@@ -104,6 +104,8 @@ pub enum Connected {
     Overlay(Stream),
     /// The kernel.
     Kernel(TcpStream),
+    /// The kernel, within this host.
+    Local(UnixStream),
 }
 
 impl Connected {
@@ -116,6 +118,8 @@ impl Connected {
                 // Then it ends like any other, which is all that is left to do.
                 let _ = stream.set_zero_linger();
             }
+            // What was not read yet makes an error of its end; there is no other way to say so.
+            Self::Local(stream) => drop(stream),
         }
     }
 }
@@ -125,6 +129,7 @@ impl AsyncRead for Connected {
         match self.get_mut() {
             Self::Overlay(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Kernel(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Local(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -134,6 +139,7 @@ impl AsyncWrite for Connected {
         match self.get_mut() {
             Self::Overlay(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Kernel(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Local(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -141,6 +147,7 @@ impl AsyncWrite for Connected {
         match self.get_mut() {
             Self::Overlay(stream) => Pin::new(stream).poll_flush(cx),
             Self::Kernel(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Local(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -148,6 +155,7 @@ impl AsyncWrite for Connected {
         match self.get_mut() {
             Self::Overlay(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Kernel(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -36,26 +37,104 @@ impl Protocol {
     }
 }
 
-/// Where a forward is reached on this host: `[tcp/|udp/][ADDRESS:]PORT`, on the loopback address unless another is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a forward listens on: `ADDRESS:PORT`, or `unix:/PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Listen {
+    /// An address; port 0 lets the system choose. Every user of the host can connect to one of loopback.
+    Address(SocketAddr),
+    /// A Unix socket, to which only the user that the node runs as can connect.
+    Unix(PathBuf),
+}
+
+/// What a path to a Unix socket is written behind.
+const UNIX_SCHEME: &str = "unix:";
+/// The longest path that the kernel takes (unix(7): 108 with the final zero).
+const UNIX_PATH_MAX: usize = 107;
+
+impl Listen {
+    /// The Unix socket that `path` names.
+    fn unix(path: &str) -> Result<Self, String> {
+        let is_sane = Path::new(path).is_absolute() && path.len() <= UNIX_PATH_MAX && !path.ends_with('/');
+        if is_sane && !path.contains('\0') {
+            Ok(Self::Unix(path.into()))
+        } else {
+            Err(format!("a Unix socket has an absolute path of at most {UNIX_PATH_MAX} bytes, as in unix:/run/db.sock"))
+        }
+    }
+
+    /// The address, unless it is a Unix socket.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix(UNIX_SCHEME) {
+            Some(path) => Self::unix(path),
+            None => text.parse().map(Self::Address).map_err(|_| format!("`{text}` is no address with a port")),
+        }
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.to_string()
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX_SCHEME}{}", path.display()),
+        }
+    }
+}
+
+/// Where a forward is reached on this host: `[tcp/|udp/][ADDRESS:]PORT`, on the loopback address unless another is given; or `unix:/PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Local {
     /// Of which protocol.
     pub protocol: Protocol,
-    /// Where to listen; port 0 lets the system choose.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listen: Listen,
 }
 
 impl FromStr for Local {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(UNIX_SCHEME) {
+            return Ok(Self { protocol: Protocol::Tcp, listen: text.parse()? });
+        }
         let (protocol, rest) = Protocol::strip(text);
         let listen = rest.parse().ok().or_else(|| {
             let port = rest.parse().ok()?;
             Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
         });
-        let listen = listen.ok_or("it looks like 8080, 127.0.0.1:8080, [::1]:8080 or udp/5353")?;
-        Ok(Self { protocol, listen })
+        let listen = listen.ok_or("it looks like 8080, 127.0.0.1:8080, [::1]:8080, udp/5353 or unix:/run/db.sock")?;
+        Ok(Self { protocol, listen: listen.into() })
     }
 }
 
@@ -118,15 +197,15 @@ pub struct Forward {
     #[serde(default)]
     pub protocol: Protocol,
     /// Where to listen on this host.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// What is reached there.
     pub to: Destination,
 }
 
 impl Forward {
     /// Where it is reached on this host.
-    pub const fn local(&self) -> Local {
-        Local { protocol: self.protocol, listen: self.listen }
+    pub fn local(&self) -> Local {
+        Local { protocol: self.protocol, listen: self.listen.clone() }
     }
 }
 
@@ -218,10 +297,13 @@ mod tests {
             ("[::1]:80", "[::1]:80"),
             ("udp/53", "udp/127.0.0.1:53"),
             ("udp/[::]:0", "udp/[::]:0"),
+            ("unix:/run/db.sock", "unix:/run/db.sock"),
         ] {
             assert_eq!(text.parse::<Local>().unwrap().to_string(), means);
         }
-        for text in ["", "x", "70000", "localhost:80", "icmp/1", "127.0.0.1", "80:90"] {
+        let too_long = format!("unix:/{}", "x".repeat(UNIX_PATH_MAX));
+        let no_sockets = ["unix:", "unix:db.sock", "unix:/", "unix:/run/", "udp/unix:/run/db.sock", &too_long];
+        for text in ["", "x", "70000", "localhost:80", "icmp/1", "127.0.0.1", "80:90"].into_iter().chain(no_sockets) {
             assert!(text.parse::<Local>().is_err(), "{text}");
         }
     }

@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
 use x0t_model::{Entropy, Instant, TrustDomain};
-use x0t_netstack::forwarding::{Forwarding, ForwardingError, ForwardingThread, Home};
+use x0t_netstack::forwarding::{Forwarding, ForwardingError, ForwardingThread, Home, Lease};
 use x0t_netstack::names::address_of;
-use x0t_netstack::spec::{Exposure, Forward, MeshPort};
+use x0t_netstack::spec::{Exposure, Forward, Listen, MeshPort};
 use x0t_netstack::{HostPort, Limits};
 
 /// Milliseconds since the test process began, near enough.
@@ -96,6 +96,11 @@ fn forward(text: &str) -> Forward {
     Forward { protocol: Default::default(), listen: "127.0.0.1:0".parse().unwrap(), to: text.parse().unwrap() }
 }
 
+/// Where a forward is reached.
+fn at(lease: &Lease) -> SocketAddr {
+    lease.listen.address().unwrap()
+}
+
 fn exposure(text: &str) -> Exposure {
     text.parse().unwrap()
 }
@@ -125,8 +130,9 @@ async fn a_forward_leads_to_an_exposed_port_and_not_one_byte_is_lost() {
     let mesh = mesh();
     mesh.beta.expose(exposure(&format!("80:{}", echo_service().await))).unwrap();
     let lease = mesh.alpha.forward(forward("beta:80")).unwrap();
+    let address = at(&lease);
     let transfers = (1..=4).map(|n| async move {
-        echo(TcpStream::connect(lease.listen).await.unwrap(), pattern(n * 2_000_003)).await;
+        echo(TcpStream::connect(address).await.unwrap(), pattern(n * 2_000_003)).await;
     });
     let transfers: Vec<_> = transfers.map(Box::pin).collect();
     for transfer in transfers {
@@ -143,7 +149,7 @@ async fn many_connections_at_once_each_get_their_own_answer() {
     mesh.beta.expose(exposure(&format!("80:{}", echo_service().await))).unwrap();
     let listen = {
         let lease = Box::leak(Box::new(mesh.alpha.forward(forward("beta:80")).unwrap()));
-        lease.listen
+        at(lease)
     };
     let tasks: Vec<_> = (0..60_usize)
         .map(|n| {
@@ -160,7 +166,7 @@ async fn the_end_of_one_direction_is_passed_on_while_the_other_stays_open() {
     let mesh = mesh();
     mesh.beta.expose(exposure(&format!("80:{}", counting_service().await))).unwrap();
     let lease = mesh.alpha.forward(forward("beta:80")).unwrap();
-    let mut client = TcpStream::connect(lease.listen).await.unwrap();
+    let mut client = TcpStream::connect(at(&lease)).await.unwrap();
     client.write_all(&pattern(700_000)).await.unwrap();
     client.shutdown().await.unwrap();
     let mut answer = String::new();
@@ -172,10 +178,10 @@ async fn the_end_of_one_direction_is_passed_on_while_the_other_stays_open() {
 async fn what_is_not_exposed_is_refused_and_the_owner_of_the_forward_is_told() {
     let mesh = mesh();
     let mut lease = mesh.alpha.forward(forward("beta:22")).unwrap();
-    let mut client = TcpStream::connect(lease.listen).await.unwrap();
+    let mut client = TcpStream::connect(at(&lease)).await.unwrap();
     let notice = within(lease.notices.recv()).await.unwrap();
     assert_eq!(notice.reason, "the other node refused the connection");
-    assert_eq!(notice.from, client.local_addr().unwrap());
+    assert_eq!(notice.from, client.local_addr().unwrap().to_string());
     assert_eq!(within(client.read(&mut [0; 8])).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(mesh.alpha.forwards()[0].failed, 1);
 }
@@ -186,7 +192,7 @@ async fn a_service_that_does_not_run_is_a_refused_connection() {
     let unused = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
     mesh.beta.expose(exposure(&format!("80:{unused}"))).unwrap();
     let mut lease = mesh.alpha.forward(forward("beta:80")).unwrap();
-    let _client = TcpStream::connect(lease.listen).await.unwrap();
+    let _client = TcpStream::connect(at(&lease)).await.unwrap();
     let notice = within(lease.notices.recv()).await.unwrap();
     assert_eq!(notice.reason, "the other node refused the connection");
     assert_eq!(mesh.beta.exposures()[0].failed, 1);
@@ -199,10 +205,10 @@ async fn a_port_exposed_to_some_nodes_is_closed_for_others() {
     mesh.beta.expose(Exposure { from: vec!["gamma".to_owned()], ..exposure(&format!("80:{service}")) }).unwrap();
     mesh.beta.expose(Exposure { from: vec!["alpha".to_owned()], ..exposure(&format!("81:{service}")) }).unwrap();
     let mut closed = mesh.alpha.forward(forward("beta:80")).unwrap();
-    let _client = TcpStream::connect(closed.listen).await.unwrap();
+    let _client = TcpStream::connect(at(&closed)).await.unwrap();
     assert_eq!(within(closed.notices.recv()).await.unwrap().reason, "the other node refused the connection");
     let open = mesh.alpha.forward(forward("beta:81")).unwrap();
-    echo(TcpStream::connect(open.listen).await.unwrap(), b"hello".to_vec()).await;
+    echo(TcpStream::connect(at(&open)).await.unwrap(), b"hello".to_vec()).await;
 }
 
 #[tokio::test]
@@ -211,13 +217,12 @@ async fn a_lease_that_is_dropped_and_a_port_that_is_concealed_end_their_connecti
     mesh.beta.expose(exposure(&format!("80:{}", echo_service().await))).unwrap();
     let (first, second) =
         (mesh.alpha.forward(forward("beta:80")).unwrap(), mesh.alpha.forward(forward("beta:80")).unwrap());
-    let mut clients =
-        [TcpStream::connect(first.listen).await.unwrap(), TcpStream::connect(second.listen).await.unwrap()];
+    let mut clients = [TcpStream::connect(at(&first)).await.unwrap(), TcpStream::connect(at(&second)).await.unwrap()];
     for client in &mut clients {
         client.write_all(b"x").await.unwrap();
         within(client.read_exact(&mut [0])).await.unwrap();
     }
-    let listen = first.listen;
+    let listen = at(&first);
     drop(first);
     let [first, second] = &mut clients;
     assert!(matches!(within(first.read(&mut [0])).await, Ok(0) | Err(_)));
@@ -235,7 +240,7 @@ async fn what_cannot_be_forwarded_or_exposed_says_why() {
     let mesh = mesh();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
     let held = TcpListener::bind(taken).await.unwrap();
-    let error = mesh.alpha.forward(Forward { listen: taken, ..forward("beta:80") }).unwrap_err();
+    let error = mesh.alpha.forward(Forward { listen: taken.into(), ..forward("beta:80") }).unwrap_err();
     assert!(error.to_string().starts_with(&format!("cannot listen on {taken}")), "{error}");
     assert!(mesh.alpha.forward(forward("alpha:80")).unwrap_err().to_string().contains("this node itself"));
     assert!(
@@ -244,7 +249,7 @@ async fn what_cannot_be_forwarded_or_exposed_says_why() {
     mesh.alpha.expose(exposure("80")).unwrap();
     assert!(mesh.alpha.expose(exposure("80:81")).unwrap_err().to_string().contains("exposed already"));
     // A kept forward waits until its address is free, and shows the reason.
-    mesh.alpha.keep_forward(Forward { listen: taken, ..forward("beta:80") }).unwrap();
+    mesh.alpha.keep_forward(Forward { listen: taken.into(), ..forward("beta:80") }).unwrap();
     within(async {
         while mesh.alpha.forwards()[0].problem.is_none() {
             tokio::task::yield_now().await;
@@ -252,7 +257,7 @@ async fn what_cannot_be_forwarded_or_exposed_says_why() {
     })
     .await;
     drop(held);
-    assert!(mesh.alpha.drop_forward(&Forward { listen: taken, ..forward("beta:80") }));
+    assert!(mesh.alpha.drop_forward(&Forward { listen: taken.into(), ..forward("beta:80") }));
     assert!(mesh.alpha.forwards().is_empty());
 }
 
@@ -264,7 +269,7 @@ async fn datagrams_are_forwarded_and_answered_to_whoever_asked() {
     let lease = mesh.alpha.forward(udp).unwrap();
     for n in 0..3 {
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        client.connect(lease.listen).await.unwrap();
+        client.connect(at(&lease)).await.unwrap();
         let question = vec![n; 10 + usize::from(n)];
         client.send(&question).await.unwrap();
         let mut answer = [0; 64];
@@ -314,6 +319,36 @@ async fn a_socks_client_reaches_any_node_by_name_or_address() {
     assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0, "and then it is closed");
     let (_, bind) = socks(address, &by_name(2, "beta", 80)).await;
     assert_eq!(bind[1], 7);
+}
+
+#[tokio::test]
+async fn a_forward_at_a_unix_socket_carries_bytes_and_says_who_failed() {
+    let mesh = mesh();
+    mesh.beta.expose(exposure(&format!("80:{}", echo_service().await))).unwrap();
+    let path = std::env::temp_dir().join(format!("x0t-forward-{}.sock", std::process::id()));
+    let at_path = |to: &str| Forward { listen: Listen::Unix(path.clone()), ..forward(to) };
+    let lease = mesh.alpha.forward(at_path("beta:80")).unwrap();
+    assert_eq!(lease.listen, Listen::Unix(path.clone()));
+    let (mut reader, mut writer) = UnixStream::connect(&path).await.unwrap().into_split();
+    let (bytes, mut back) = (pattern(1_000_003), Vec::new());
+    let send = async {
+        writer.write_all(&bytes).await.unwrap();
+        writer.shutdown().await.unwrap();
+    };
+    within(async { tokio::join!(send, reader.read_to_end(&mut back)) }).await.1.unwrap();
+    assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
+    assert!(mesh.alpha.forward(at_path("beta:80")).unwrap_err().to_string().contains("cannot listen on unix:/"));
+    drop(lease);
+    within(async {
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut refused = mesh.alpha.forward(at_path("beta:22")).unwrap();
+    let mut client = UnixStream::connect(&path).await.unwrap();
+    assert!(within(refused.notices.recv()).await.unwrap().from.starts_with("uid="));
+    assert!(matches!(within(client.read(&mut [0])).await, Ok(0) | Err(_)));
 }
 
 /// A service that sends each datagram back behind "re: ". Returns its port.

@@ -1,7 +1,6 @@
 //! Talking to the node that runs on this host, over its admin socket.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use x0t_netstack::forwarding::{ExposureView, ForwardView};
-use x0t_netstack::spec::{Exposure, Forward, MeshPort};
+use x0t_netstack::spec::{Exposure, Forward, Listen, MeshPort};
 use x0t_node::{Command, NodeEvent, PeerView, Reply, RouteView, SessionView, StatusView, View};
 
 use crate::state_dir::StateDir;
@@ -146,7 +145,7 @@ impl AdminClient {
         let body = serde_json::to_vec(forward).map_err(protocol)?;
         let request = self.request(Method::POST, "/api/v1/forwards", Some(body))?;
         let response = within(READ_DEADLINE, self.send(request)).await?;
-        let mut lease = ForwardLease { body: response.into_body(), text: Vec::new(), listen: forward.listen };
+        let mut lease = ForwardLease { body: response.into_body(), text: Vec::new(), listen: forward.listen.clone() };
         match within(READ_DEADLINE, async { lease.next_line().await.transpose() }).await? {
             Some(ForwardLine::Listen(listen)) => lease.listen = listen,
             _ => return Err(protocol("the forward does not say where it is reached")),
@@ -251,14 +250,14 @@ impl AdminClient {
 pub struct ForwardLease {
     body: Incoming,
     text: Vec<u8>,
-    listen: SocketAddr,
+    listen: Listen,
 }
 
 /// A connection through a forward that could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardFailure {
-    /// Who wanted it.
-    pub from: SocketAddr,
+    /// Who wanted it: an address, or `uid=N` at a Unix socket.
+    pub from: String,
     /// Why not.
     pub reason: String,
 }
@@ -267,14 +266,14 @@ pub struct ForwardFailure {
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ForwardLine {
-    Listen(SocketAddr),
+    Listen(Listen),
     Failed(ForwardFailure),
 }
 
 impl ForwardLease {
     /// Where it is reached, with the port that the system chose.
-    pub const fn listen(&self) -> SocketAddr {
-        self.listen
+    pub const fn listen(&self) -> &Listen {
+        &self.listen
     }
 
     /// What goes wrong next; `None` when the node has stopped. Cancel safe.

@@ -42,18 +42,21 @@ pub fn expose(forwarding: &Forwarding, exposure: Exposure) -> Result<(), Forward
         }
         (Network::Kernel(_, interface), Protocol::Tcp) => {
             let listener = confined(Type::STREAM, address, interface);
-            let listener =
-                listener.map_err(|source| ForwardingError::Listen { address: address.into(), source })?.into();
+            let listener = listener
+                .map_err(|source| ForwardingError::Listen { address: SocketAddr::from(address).into(), source })?
+                .into();
             Some(forwarding.0.runtime.spawn(serve_connections(listener, exposed.clone())))
         }
         (Network::Stack(overlay), Protocol::Udp) => {
             let front = overlay.open_udp(Some(exposure.port)).map(DatagramPort::Overlay);
-            let front = front.map_err(|source| ForwardingError::Listen { address: address.into(), source })?;
+            let front = front
+                .map_err(|source| ForwardingError::Listen { address: SocketAddr::from(address).into(), source })?;
             Some(forwarding.0.runtime.spawn(serve_datagrams(front, exposed.clone())))
         }
         (Network::Kernel(_, interface), Protocol::Udp) => {
             let socket = confined(Type::DGRAM, address, interface);
-            let socket = socket.map_err(|source| ForwardingError::Listen { address: address.into(), source })?;
+            let socket = socket
+                .map_err(|source| ForwardingError::Listen { address: SocketAddr::from(address).into(), source })?;
             let exposed = exposed.clone();
             Some(forwarding.0.runtime.spawn(async move {
                 let Ok(socket) = UdpSocket::from_std(socket.into()) else { return };
@@ -108,24 +111,27 @@ async fn pass_on(peer: Connected, from: SocketAddrV6, service: Connected, expose
 
 async fn serve_connections(listener: std::net::TcpListener, exposed: Exposed) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
-    forwards::accept(&listener, |peer, from| {
-        let exposed = exposed.clone();
-        async move {
-            let peer_stream = Connected::Kernel(peer);
-            let SocketAddr::V6(from) = from else { return peer_stream.break_off() };
-            if !exposed.admits(*from.ip()) {
-                exposed.counters.failed();
-                return peer_stream.break_off();
-            }
-            match connect_kernel(local(exposed.to)).await {
-                Ok(service) => pass_on(peer_stream, from, Connected::Kernel(service), &exposed).await,
-                Err(_) => {
+    forwards::accept(
+        |context| listener.poll_accept(context),
+        |peer, from: SocketAddr| {
+            let exposed = exposed.clone();
+            async move {
+                let peer_stream = Connected::Kernel(peer);
+                let SocketAddr::V6(from) = from else { return peer_stream.break_off() };
+                if !exposed.admits(*from.ip()) {
                     exposed.counters.failed();
-                    peer_stream.break_off();
+                    return peer_stream.break_off();
+                }
+                match connect_kernel(local(exposed.to)).await {
+                    Ok(service) => pass_on(peer_stream, from, Connected::Kernel(service), &exposed).await,
+                    Err(_) => {
+                        exposed.counters.failed();
+                        peer_stream.break_off();
+                    }
                 }
             }
-        }
-    })
+        },
+    )
     .await;
 }
 

@@ -1,19 +1,23 @@
 //! From this host into the mesh.
 
-use std::net::{SocketAddr, SocketAddrV6};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddrV6;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::registry::Counters;
+use super::unix_listener::UnixListener;
 use super::{Forwarding, ForwardingError, bind};
 use crate::datagrams;
 use crate::network::{Connected, DatagramPort};
 use crate::relay::relay;
-use crate::spec::{Forward, Protocol};
+use crate::spec::{Forward, Listen, Protocol};
 
 /// Forwards at once.
 const FORWARDS_MAX: usize = 256;
@@ -30,7 +34,7 @@ const NOTICES_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Lease {
     /// Where it is reached, with the port that the system chose.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// What goes wrong meanwhile.
     pub notices: mpsc::Receiver<Notice>,
     _alive: oneshot::Sender<()>,
@@ -39,8 +43,8 @@ pub struct Lease {
 /// A connection could not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Who wanted it.
-    pub from: SocketAddr,
+    /// Who wanted it: an address, or `uid=N` at a Unix socket.
+    pub from: String,
     /// Why not.
     pub reason: String,
 }
@@ -49,27 +53,32 @@ pub struct Notice {
 enum Bound {
     Tcp(std::net::TcpListener),
     Udp(std::net::UdpSocket),
+    Unix(UnixListener),
 }
 
 impl Bound {
     fn new(forward: &Forward) -> Result<Self, ForwardingError> {
-        match forward.protocol {
-            Protocol::Tcp => bind(forward.listen).map(Self::Tcp),
-            Protocol::Udp => {
-                let bound = std::net::UdpSocket::bind(forward.listen).and_then(|socket| {
+        let failed = |source| ForwardingError::Listen { address: forward.listen.clone(), source };
+        match (&forward.listen, forward.protocol) {
+            (Listen::Address(address), Protocol::Tcp) => bind(*address).map(Self::Tcp),
+            (Listen::Address(address), Protocol::Udp) => {
+                let bound = std::net::UdpSocket::bind(address).and_then(|socket| {
                     socket.set_nonblocking(true)?;
                     Ok(socket)
                 });
-                let address = forward.listen;
-                bound.map(Self::Udp).map_err(|source| ForwardingError::Listen { address, source })
+                bound.map(Self::Udp).map_err(failed)
             }
+            (Listen::Unix(path), Protocol::Tcp) => UnixListener::bind(path).map(Self::Unix).map_err(failed),
+            (Listen::Unix(_), Protocol::Udp) => Err(failed(io::ErrorKind::Unsupported.into())),
         }
     }
 
-    fn address(&self) -> std::io::Result<SocketAddr> {
+    /// Where it is reached, if the system chose.
+    fn chosen(&self) -> io::Result<Option<Listen>> {
         match self {
-            Self::Tcp(listener) => listener.local_addr(),
-            Self::Udp(socket) => socket.local_addr(),
+            Self::Tcp(listener) => listener.local_addr().map(|address| Some(address.into())),
+            Self::Udp(socket) => socket.local_addr().map(|address| Some(address.into())),
+            Self::Unix(_) => Ok(None),
         }
     }
 }
@@ -82,8 +91,10 @@ pub fn lease(forwarding: &Forwarding, mut forward: Forward) -> Result<Lease, For
         return Err(ForwardingError::TooMany(FORWARDS_MAX));
     }
     let bound = Bound::new(&forward)?;
-    let address = forward.listen;
-    forward.listen = bound.address().map_err(|source| ForwardingError::Listen { address, source })?;
+    let failed = |source| ForwardingError::Listen { address: forward.listen.clone(), source };
+    if let Some(chosen) = bound.chosen().map_err(failed)? {
+        forward.listen = chosen;
+    }
     let (alive, ended) = oneshot::channel();
     let (news, notices) = mpsc::channel(NOTICES_MAX);
     let (counters, path) = (Arc::<Counters>::default(), forwarding.clone());
@@ -97,7 +108,7 @@ pub fn lease(forwarding: &Forwarding, mut forward: Forward) -> Result<Lease, For
             }
         }
     });
-    let listen = forward.listen;
+    let listen = forward.listen.clone();
     registry.insert_forward(forward, false, counters, task.abort_handle());
     Ok(Lease { listen, notices, _alive: alive })
 }
@@ -145,7 +156,20 @@ async fn serve(
     match bound {
         Bound::Tcp(listener) => {
             let Ok(listener) = TcpListener::from_std(listener) else { return };
-            accept(&listener, |client, from| {
+            let next = |context: &mut Context<'_>| listener.poll_accept(context);
+            accept(next, |client, from| {
+                // A relay of many small writes: the client has decided what belongs together.
+                let _ = client.set_nodelay(true);
+                let (client, from) = (Connected::Kernel(client), from.to_string());
+                connect_through(forwarding.clone(), client, from, remote, counters.clone(), news.clone())
+            })
+            .await;
+        }
+        Bound::Unix(bound) => {
+            let Ok(listener) = bound.listen() else { return };
+            let next = |context: &mut Context<'_>| listener.poll_accept(context);
+            accept(next, |client, _| {
+                let (from, client) = (user(&client), Connected::Local(client));
                 connect_through(forwarding.clone(), client, from, remote, counters.clone(), news.clone())
             })
             .await;
@@ -158,17 +182,19 @@ async fn serve(
     }
 }
 
+/// Who is at the other end of a Unix socket, as the kernel says.
+fn user(client: &UnixStream) -> String {
+    client.peer_cred().map_or_else(|_| "an unknown user".to_owned(), |cred| format!("uid={}", cred.uid()))
+}
+
 async fn connect_through(
     forwarding: Forwarding,
-    client: TcpStream,
-    from: SocketAddr,
+    client: Connected,
+    from: String,
     remote: SocketAddrV6,
     counters: Arc<Counters>,
     news: mpsc::Sender<Notice>,
 ) {
-    // A relay of many small writes: the client has decided what belongs together.
-    let _ = client.set_nodelay(true);
-    let client = Connected::Kernel(client);
     match forwarding.0.network.connect(remote).await {
         Ok(far) => {
             let _counted = counters.opened();
@@ -186,16 +212,16 @@ async fn connect_through(
     }
 }
 
-/// Serves whoever connects, so many at once. Never returns; what it has begun ends with it.
-pub async fn accept<F: Future<Output = ()> + Send + 'static>(
-    listener: &TcpListener,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+/// Serves whoever connects, so many at once; `next` is who does. Never returns; what it has begun ends with it.
+pub async fn accept<S, A, F: Future<Output = ()> + Send + 'static>(
+    next: impl Fn(&mut Context<'_>) -> Poll<io::Result<(S, A)>>,
+    serve: impl Fn(S, A) -> F,
 ) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = poll_fn(&next), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((client, from)) => drop(connections.spawn(serve(client, from))),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");

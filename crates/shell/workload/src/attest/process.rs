@@ -46,6 +46,15 @@ impl Process {
         Ok(Self { pid, pidfd })
     }
 
+    /// The user that connected `socket`: the effective one, at that moment (unix(7), SO_PEERCRED).
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn user_of_peer(socket: &impl AsFd) -> Result<u32, AttestError> {
+        let peer = rustix::net::sockopt::socket_peercred(socket);
+        peer.map(|peer| peer.uid.as_raw()).map_err(|error| AttestError::Kernel("peer", error.into()))
+    }
+
     /// The process that has `pid` at this moment.
     ///
     /// # Errors

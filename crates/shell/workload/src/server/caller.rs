@@ -23,15 +23,16 @@ pub(crate) struct Caller {
 impl Caller {
     /// `None` if nobody is there any more, or one of its limits is reached.
     pub(crate) fn new(stream: &UnixStream, limits: &Arc<Limits>) -> Option<Self> {
-        let process = match Process::of_peer(stream) {
-            Ok(process) => process,
+        let who = Process::of_peer(stream).and_then(|process| Ok((process, Process::user_of_peer(stream)?)));
+        let (process, user) = match who {
+            Ok(who) => who,
             Err(error) => {
                 tracing::debug!(%error, "a connection to the Workload API was not attributed to a process");
                 limits.count(|stats| &stats.connections_unattributed);
                 return None;
             }
         };
-        let connection = Open(limits.connect(process.pid())?);
+        let connection = Open(limits.connect(process.pid(), user)?);
         Some(Self { process, attested: tokio::sync::Mutex::default(), connection })
     }
 

@@ -21,6 +21,7 @@ pub struct ServerStats {
     pub calls_refused: AtomicU64,
     pub calls_limited: AtomicU64,
     pub connections_limited: AtomicU64,
+    pub users_limited: AtomicU64,
     pub connections_unattributed: AtomicU64,
     pub connections_evicted: AtomicU64,
     pub pushes: AtomicU64,
@@ -43,6 +44,8 @@ pub struct ServerCounts {
     pub calls_limited: u64,
     /// Connections beyond a limit.
     pub connections_limited: u64,
+    /// Connections and streams beyond the share of their user; also counted above.
+    pub users_limited: u64,
     /// Connections of which the kernel did not say whose they are.
     pub connections_unattributed: u64,
     /// Connections that were cut: a reader that did not read, or idle for too long.
@@ -66,6 +69,7 @@ impl ServerStats {
             calls_refused: get(&self.calls_refused),
             calls_limited: get(&self.calls_limited),
             connections_limited: get(&self.connections_limited),
+            users_limited: get(&self.users_limited),
             connections_unattributed: get(&self.connections_unattributed),
             connections_evicted: get(&self.connections_evicted),
             pushes: get(&self.pushes),
@@ -97,6 +101,7 @@ struct State {
     connections: BTreeMap<u64, Arc<Connection>>,
     streams: BTreeMap<u64, (u64, Arc<AtomicU64>)>,
     processes: BTreeMap<i32, Usage>,
+    users: BTreeMap<u32, UserUsage>,
 }
 
 /// What one process uses.
@@ -132,22 +137,29 @@ impl Limits {
         counter(&self.stats).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection of process `pid`; `None` beyond a limit.
-    pub(crate) fn connect(self: &Arc<Self>, pid: i32) -> Option<Arc<Connection>> {
+    /// A connection of process `pid`, which runs as `user`; `None` beyond a limit.
+    pub(crate) fn connect(self: &Arc<Self>, pid: i32, user: u32) -> Option<Arc<Connection>> {
         let now = self.millis();
         let mut state = self.state();
         let open = state.connections.len();
+        let of_user = state.users.get(&user).map_or(0, |usage| usage.connections);
         let usage = state.processes.entry(pid).or_insert_with(|| Usage::new(self.bucket, now));
-        if open >= self.connections_max || usage.connections >= self.connections_per_process_max {
+        let has_share = has_share(of_user, open, self.connections_max);
+        if !has_share || usage.connections >= self.connections_per_process_max {
             self.count(|stats| &stats.connections_limited);
-            tracing::debug!(pid, "a connection to the Workload API is beyond a limit");
+            if !has_share {
+                self.count(|stats| &stats.users_limited);
+            }
+            tracing::debug!(pid, user, "a connection to the Workload API is beyond a limit");
             return None;
         }
         usage.connections += 1;
+        state.users.entry(user).or_default().connections += 1;
         let id = state.next();
         let connection = Arc::new(Connection {
             id,
             pid,
+            user,
             limits: Arc::clone(self),
             since: AtomicU64::new(now),
             calls_open: AtomicUsize::new(0),
@@ -159,12 +171,13 @@ impl Limits {
         Some(connection)
     }
 
-    fn disconnect(&self, id: u64, pid: i32) {
+    fn disconnect(&self, Connection { id, pid, user, .. }: &Connection) {
         let mut state = self.state();
-        state.connections.remove(&id);
-        if let Some(usage) = state.processes.get_mut(&pid) {
+        state.connections.remove(id);
+        if let Some(usage) = state.processes.get_mut(pid) {
             usage.connections = usage.connections.saturating_sub(1);
         }
+        state.release(*user, |usage| usage.connections = usage.connections.saturating_sub(1));
         self.stats.connections.store(state.connections.len(), Ordering::Relaxed);
     }
 
@@ -218,6 +231,30 @@ impl State {
         self.next += 1;
         self.next
     }
+
+    /// A user gives something back; one that holds nothing is forgotten.
+    fn release(&mut self, user: u32, give_back: impl FnOnce(&mut UserUsage)) {
+        if let Some(usage) = self.users.get_mut(&user) {
+            give_back(usage);
+            if usage.connections == 0 && usage.streams == 0 {
+                self.users.remove(&user);
+            }
+        }
+    }
+}
+
+/// What all processes of one user hold.
+#[derive(Debug, Default)]
+struct UserUsage {
+    connections: usize,
+    streams: usize,
+}
+
+/// Whether a user that holds `held` of the `open` ones may have one more of `max`: at most twice as many as are free. One user alone gets
+/// two thirds, the next two thirds of the rest, and so on: there is always something left for whoever comes. A fixed number would have
+/// to be either small for a host with one large service, or everything for two users that mean ill.
+const fn has_share(held: usize, open: usize, max: usize) -> bool {
+    held < 2 * max.saturating_sub(open)
 }
 
 impl Usage {
@@ -231,6 +268,7 @@ impl Usage {
 pub(crate) struct Connection {
     id: u64,
     pid: i32,
+    user: u32,
     limits: Arc<Limits>,
     /// Since when its state is what it is, in milliseconds since the start: open, or idle.
     since: AtomicU64,
@@ -270,7 +308,7 @@ pub(crate) struct Open(pub(crate) Arc<Connection>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.limits.disconnect(self.0.id, self.0.pid);
+        self.0.limits.disconnect(&self.0);
     }
 }
 
@@ -287,13 +325,20 @@ impl Call {
         let mut state = limits.state();
         let open = state.streams.len();
         let now = limits.millis();
-        let usage = state.processes.entry(self.connection.pid).or_insert_with(|| Usage::new(limits.bucket, now));
-        if open >= limits.streams_max || usage.streams >= limits.streams_per_process_max {
+        let (pid, user) = (self.connection.pid, self.connection.user);
+        let of_user = state.users.get(&user).map_or(0, |usage| usage.streams);
+        let usage = state.processes.entry(pid).or_insert_with(|| Usage::new(limits.bucket, now));
+        let has_share = has_share(of_user, open, limits.streams_max);
+        if !has_share || usage.streams >= limits.streams_per_process_max {
             limits.count(|stats| &stats.calls_limited);
-            let whose = if open >= limits.streams_max { "the endpoint" } else { "this process" };
+            let whose = if has_share { "this process" } else { "this user, or the endpoint," };
+            if !has_share {
+                limits.count(|stats| &stats.users_limited);
+            }
             return Err(Status::unavailable(format!("{whose} has too many open streams")));
         }
         usage.streams += 1;
+        state.users.entry(user).or_default().streams += 1;
         let (id, sent_at) = (state.next(), Arc::new(AtomicU64::new(TAKEN)));
         state.streams.insert(id, (self.connection.id, Arc::clone(&sent_at)));
         limits.stats.streams.store(state.streams.len(), Ordering::Relaxed);
@@ -354,6 +399,7 @@ impl Drop for Ticket {
         if let Some(usage) = state.processes.get_mut(&connection.pid) {
             usage.streams = usage.streams.saturating_sub(1);
         }
+        state.release(connection.user, |usage| usage.streams = usage.streams.saturating_sub(1));
         connection.limits.stats.streams.store(state.streams.len(), Ordering::Relaxed);
     }
 }
@@ -402,6 +448,45 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn limits(connections: usize, streams: usize) -> Arc<Limits> {
+        let config =
+            ServerConfig { connections_max: connections, streams_max: streams, calls_burst: 10_000, ..ServerConfig::default() };
+        Arc::new(Limits::new(&config))
+    }
+
+    #[tokio::test]
+    async fn ws_12_a_user_with_many_processes_leaves_room_for_the_others_and_gets_it_back() {
+        let limits = limits(900, 900);
+        let take_all = |user: u32, first: i32| -> Vec<Open> {
+            (first..first + 2_000).map_while(|pid| limits.connect(pid, user).map(Open)).collect()
+        };
+        let greedy = take_all(1000, 1);
+        assert_eq!(greedy.len(), 600, "two thirds");
+        let second = take_all(1001, 10_000);
+        assert_eq!(second.len(), 200, "two thirds of the rest, though nobody has given anything back");
+        let third = limits.connect(20_000, 1002);
+        assert!(third.is_some(), "and there is always something left");
+        assert_eq!(limits.stats().counts().users_limited, 2);
+        drop((greedy, second));
+        assert_eq!(take_all(1001, 30_000).len(), 600);
+        assert_eq!(limits.state().users.len(), 1, "who holds nothing is forgotten");
+    }
+
+    #[tokio::test]
+    async fn ws_12_streams_of_a_user_are_limited_over_all_its_processes() {
+        let limits = limits(1_000, 30);
+        let connections: Vec<_> = (1..60).filter_map(|pid| limits.connect(pid, 1000).map(Open)).collect();
+        let open = |connection: &Open| connection.0.call().and_then(Call::into_stream);
+        let streams: Vec<_> = connections.iter().map_while(|connection| open(connection).ok()).collect();
+        assert_eq!(streams.len(), 20);
+        let counts = limits.stats().counts();
+        assert_eq!((counts.users_limited, counts.calls_limited, counts.connections_limited), (1, 1, 0));
+        let other = Open(limits.connect(100, 1001).unwrap());
+        assert!(open(&other).is_ok());
+        drop(streams);
+        assert!(open(&connections[0]).is_ok());
+    }
 
     #[test]
     fn a_bucket_lets_a_burst_through_and_then_the_rate() {

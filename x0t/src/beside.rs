@@ -18,10 +18,12 @@ use futures_util::future::BoxFuture;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use x0t_identity::{
-    Agent, AuthorityAnswer, AuthorityServer, AwsLcKeys, Bundle, OperatorRequest, SealKey, Svid, Ticket,
+    Agent, AuthorityAnswer, AuthorityServer, AwsLcKeys, Bundle, Distrusted, OperatorRequest, SealKey, Svid, Ticket,
 };
 use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
+use x0t_overlay::CertificateDer;
 use x0t_runtime::clock::{Clock, seed};
 use x0t_runtime::daemon::Beside;
 use x0t_runtime::handle::NodeHandle;
@@ -69,7 +71,7 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
     };
     let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node });
     let mut agent = Agent::new(home.svid.spiffe_id().clone(), home.bundle, entropy.fork("agent"), Clock.now());
-    agent.set_own_chain(home.svid.chain());
+    agent.set_own_chain(home.svid.chain(), Clock.now());
     let jwt = JwtService::start(ports.clone(), stop.clone());
     let agent = agent_service::start(agent, jwt.clone(), ports.clone(), stop.clone());
     if let Some(socket) = &home.socket {
@@ -197,6 +199,19 @@ impl AgentPorts for NodePorts {
             let _ = node.offer_bundle(bundle).await;
         }
         .boxed()
+    }
+
+    fn distrust(&self, distrusted: Distrusted) -> BoxFuture<'static, ()> {
+        let node = self.node.clone();
+        async move {
+            // A node that has stopped shows nothing.
+            let _ = node.distrust(distrusted).await;
+        }
+        .boxed()
+    }
+
+    fn own_chain(&self) -> watch::Receiver<Vec<CertificateDer<'static>>> {
+        self.node.own_chain()
     }
 }
 

@@ -155,6 +155,7 @@ export function describe(event, name) {
     case "session_up": return ["good", `end-to-end session with ${lastPart(event.peer)}`, "identity"];
     case "svid_rotated": return ["good", "identity renewed, nothing dropped", "identity"];
     case "svid_expiring": return ["bad", event.left_s ? `identity ends in ${event.left_s} s` : "identity has expired", "identity"];
+    case "svid_distrusted": return ["warn", `identity replaced before its time: ${event.reason.replaceAll("_", " ")}`, "identity"];
     case "clock_jumped": return ["warn", `clock jumped ${event.forward ? "forward" : "back"} by ${event.by_s} s`, "identity"];
     case "svid_renewal_failed": return ["warn", `identity not renewed: ${event.reason}`, "identity"];
     case "node_joined": return ["good", `${lastPart(event.spiffe_id)} joined`, "identity"];

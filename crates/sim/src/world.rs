@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use x0t_identity::{AuthorityRequest, AuthorityServer, ServerOutput, Ticket};
+use x0t_identity::{
+    AuthorityAnswer, AuthorityRequest, AuthorityServer, Distrusted, OperatorAnswer, OperatorRequest, ServerOutput,
+    Ticket,
+};
 use x0t_model::{Entropy, Instant, NodeId, TrustDomain, Underlay, UnixTime};
 use x0t_node::{Command, Input, Node, Offload, Output, RecordKind, Reply, Target, Train, View, What};
 
@@ -484,6 +487,43 @@ impl World {
         self.handle(a, Input::LocalPacket { bytes: &packet, offload: Offload::default() });
     }
 
+    /// What the operator of the authority's host, 0, asks of it. The state is made durable as ever.
+    ///
+    /// # Panics
+    /// If there is no running authority, or it does not answer.
+    pub fn operator(&mut self, request: OperatorRequest) -> OperatorAnswer {
+        const TICKET: Ticket = Ticket::MAX;
+        let (now, wall) = (self.now, self.wall_at(0));
+        let Host { authority, disk, .. } = &mut self.hosts[0];
+        let server = authority.as_mut().expect("an authority on host 0");
+        server.handle_request(TICKET, AuthorityRequest::Operator(request), now, wall);
+        let mut answer = None;
+        while let Some(output) = server.poll_output() {
+            match output {
+                ServerOutput::Commit(_) => {
+                    disk.insert(RecordKind::Authority, server.authority().to_stored().to_vec());
+                }
+                ServerOutput::Answer(TICKET, AuthorityAnswer::Operator(given)) => answer = Some(given),
+                ServerOutput::Answer(..) | ServerOutput::Joined(_) => {}
+            }
+        }
+        answer.expect("an answer to the operator")
+    }
+
+    /// Tells a host's node what its agent would have heard from the authority by now: the bundle, and what is distrusted.
+    ///
+    /// # Panics
+    /// If there is no running authority, or it cannot sign its lists.
+    pub fn hear_authority(&mut self, host: usize) {
+        let authority = self.hosts[0].authority.as_ref().expect("an authority on host 0").authority();
+        let crls = authority.crls(self.wall_at(0)).expect("revocation lists");
+        let crls: Vec<_> = crls.iter().map(|crl| crl.to_vec()).collect();
+        let (bundle, distrusted) =
+            (authority.bundle().clone(), Distrusted::of(authority.life().tainted().collect(), &crls));
+        self.handle(host, Input::Bundle(bundle));
+        self.handle(host, Input::Distrusted(distrusted));
+    }
+
     /// How many packets a host was handed by its node.
     pub fn delivered(&self, host: usize) -> usize {
         self.hosts[host].delivered
@@ -546,7 +586,7 @@ impl World {
                 }
                 Output::AuthorityRequest { ticket, request } => self.ask_authority(host, ticket, request),
                 // No agent runs on a simulated host.
-                Output::AuthorityReply { .. } => {}
+                Output::AuthorityReply { .. } | Output::Identity(_) => {}
                 Output::Event(event) => {
                     self.invariants.heard(self.hosts[host].id, &event.what);
                     self.events.push((host, event.at, event.what));

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use x0t_model::Entropy;
+use x0t_identity::ca_life::{AuthorityKind, KeyId};
+use x0t_identity::{OperatorAnswer, OperatorRequest};
+use x0t_model::{Entropy, Instant};
 use x0t_node::What;
 use x0t_sim::{Cryptography, MARKER, Terms, Topology, Weather, World};
 
@@ -185,6 +187,48 @@ fn svids_are_rotated_under_a_stream_without_losing_a_packet() {
     let rotations = world.events().iter().filter(|(.., what)| matches!(what, What::SvidRotated { .. })).count();
     assert!(rotations >= 6, "three hosts renew at least twice in 90 s: {rotations}");
     assert_eq!(stream.lost, 0, "{stream:?}");
+}
+
+#[test]
+fn after_a_taint_every_node_replaces_its_own_svid_in_seconds_under_a_stream() {
+    let mut world = settled(Topology::of("A-B:1 B-C:1"), Terms::seeded(8));
+    let ends = (world.host("A"), world.host("C"));
+    let issuers = |world: &World| -> Vec<_> {
+        let issuer = |host| KeyId::of_issuer(world.node(host).unwrap().svid().chain()).unwrap();
+        (0..world.hosts()).map(issuer).collect()
+    };
+    let leaked = issuers(&world)[0];
+    let kind = AuthorityKind::X509;
+    for request in [
+        OperatorRequest::PrepareAuthority { kind },
+        OperatorRequest::ActivateAuthority { kind, force: true },
+        OperatorRequest::TaintAuthority { key_id: leaked },
+    ] {
+        let answer = world.operator(request);
+        assert!(!matches!(answer, OperatorAnswer::Refused(_)), "{answer:?}");
+    }
+    let told_at = world.now();
+    for host in 0..world.hosts() {
+        world.hear_authority(host);
+    }
+    assert_eq!(issuers(&world), [leaked; 3], "what is valid is kept until there is something better");
+    let stream = world.stream(ends, Duration::from_millis(10), 12 * SECOND, Duration::ZERO, |_| {});
+    // All nodes replace their sessions within the same seconds here. One after the other they lose nothing, see above.
+    assert!(stream.lost <= 2, "{stream:?}");
+    assert!(!issuers(&world).contains(&leaked));
+    let rotated = |(_, at, what): &&(usize, Instant, What)| *at >= told_at && matches!(what, What::SvidRotated { .. });
+    let last = world.events().iter().filter(rotated).map(|(_, at, _)| at.since(told_at)).max().unwrap();
+    assert!(last < 7 * SECOND, "{last:?}");
+    let told = world.events().iter().filter(|(.., what)| matches!(what, What::SvidDistrusted { .. })).count();
+    assert_eq!(told, 3, "each is told once");
+    // Nobody shows it any more, so it can go, and everybody still reaches everybody.
+    let gone = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: true });
+    assert!(matches!(gone, OperatorAnswer::Changed { .. }), "{gone:?}");
+    for host in 0..world.hosts() {
+        world.hear_authority(host);
+    }
+    world.advance(5 * SECOND);
+    assert!(world.all_reach_all());
 }
 
 #[test]

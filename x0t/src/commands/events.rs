@@ -13,7 +13,7 @@ use x0t_runtime::clock::Clock;
 use super::Context;
 use crate::daemon;
 use crate::exit::Exit;
-use crate::output::{Names, Style, millis, time_of_day};
+use crate::output::{Names, Style, distrust, millis, time_of_day};
 
 /// Names of nodes are asked for again after this time, not for each of the many events of a mesh that is falling apart.
 const NAMES_AGE_MAX: Duration = Duration::from_secs(1);
@@ -101,6 +101,9 @@ fn describe(what: &What, names: &Names, style: Style) -> String {
         )),
         What::SessionUp { peer } => format!("session with {} is ready", names.of_id(peer)),
         What::SvidRotated { .. } => style.green("the SVID was renewed"),
+        What::SvidDistrusted { reason } => {
+            style.yellow(&format!("the SVID is replaced before its time: {}", distrust(reason)))
+        }
         What::SvidRenewalFailed { reason } => style.yellow(&format!("the SVID could not be renewed: {reason}")),
         What::SvidExpiring { left_s: 0 } => style.red("the SVID has expired: no peer accepts it"),
         What::SvidExpiring { left_s } => style.red(&format!("the SVID ends in {left_s} s and could not be renewed")),

@@ -41,7 +41,21 @@ fn svid(status: &StatusView, now: UnixTime, style: Style) -> String {
         state @ ("renewing" | "degraded") => style.yellow(state),
         state => style.red(state),
     };
-    if left == Duration::ZERO { state } else { format!("{state}, {} left", span(left.as_secs() * 1_000)) }
+    let left = if left == Duration::ZERO { state } else { format!("{state}, {} left", span(left.as_secs() * 1_000)) };
+    match &status.svid_distrust {
+        Some(word) => format!("{left}; {}", style.yellow(&format!("is being replaced: {}", distrust(word)))),
+        None => left,
+    }
+}
+
+/// Why an SVID is replaced before its time, in words.
+pub fn distrust(word: &str) -> &str {
+    match word {
+        "tainted" => "the authority that signed it is tainted",
+        "revoked" => "it was taken back",
+        "not_in_bundle" => "the authority that signed it has left the bundle",
+        other => other,
+    }
 }
 
 /// What `x0t peers` shows.

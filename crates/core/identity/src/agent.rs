@@ -26,6 +26,7 @@ use crate::bundle::{Bundle, BundleMap, BundleUpdate};
 use crate::ca_life::KeyId;
 use crate::causes;
 use crate::csr::signing_request;
+use crate::distrusted::Distrusted;
 use crate::entry::{Entry, EntryId};
 use crate::keys::{KeySource, PrivateKey};
 use crate::rotation::renew_at;
@@ -56,8 +57,8 @@ pub struct HeldSvid {
 pub enum AgentEvent {
     /// The bundle of the own trust domain is replaced: the node wants it too.
     OwnBundle(Bundle),
-    /// These keys are tainted: whatever was signed by one is to be replaced.
-    Tainted(BTreeSet<KeyId>),
+    /// What these have signed, and these SVIDs, are to be replaced, the node's own among them: all that there are.
+    Distrusted(Distrusted),
     /// An SVID was issued or replaced.
     Issued(SpiffeId),
     /// The authority, or the way to it, fails. Said once until it works again.
@@ -128,12 +129,14 @@ pub struct Agent {
     events: VecDeque<AgentEvent>,
     /// Grows with each change of what processes may get.
     generation: u64,
-    /// Authorities whose SVIDs are to be replaced.
-    tainted: BTreeSet<KeyId>,
+    /// SVIDs that are to be replaced.
+    distrusted: Distrusted,
     /// Revocation lists of the own trust domain.
     crls: Vec<Vec<u8>>,
     /// Who issued the node's own SVID.
     own_issuer: Option<KeyId>,
+    /// The last question about changes, and the issuer that it named.
+    said: (u64, Option<KeyId>),
     stats: AgentStats,
 }
 
@@ -158,9 +161,10 @@ impl Agent {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             generation: 0,
-            tainted: BTreeSet::new(),
+            distrusted: Distrusted::default(),
             crls: Vec::new(),
             own_issuer: None,
+            said: (0, None),
             stats: AgentStats::default(),
         }
     }
@@ -185,14 +189,23 @@ impl Agent {
         self.generation
     }
 
-    /// The node shows an SVID with this chain from now on: the authority is told who issued it.
-    pub fn set_own_chain(&mut self, chain: &[CertificateDer<'_>]) {
+    /// The node shows an SVID with this chain from now on: the authority is told who issued it, and soon if it is another.
+    pub fn set_own_chain(&mut self, chain: &[CertificateDer<'_>], now: Instant) {
         self.own_issuer = KeyId::of_issuer(chain);
+        self.say_issuer(now);
+    }
+
+    /// Whoever revokes an authority waits to hear that nobody needs it: a question that is kept has named the wrong issuer for as
+    /// long as it is kept, so another is asked beside it.
+    fn say_issuer(&mut self, now: Instant) {
+        if self.sync_at.is_none() && self.issuer() != self.said.1 {
+            self.sync_at = Some(now);
+        }
     }
 
     /// Whether SVIDs of `issuer` are to be replaced, the node's own included.
     pub fn is_tainted(&self, issuer: KeyId) -> bool {
-        self.tainted.contains(&issuer)
+        self.distrusted.tainted.contains(&issuer)
     }
 
     /// Revocation lists of the own trust domain (DER), as the authority has sent them with the bundle.
@@ -205,8 +218,8 @@ impl Agent {
         let issuers = self.slots.values().filter(|slot| slot.svid.is_some()).filter_map(|slot| slot.issuer);
         let issuers = issuers.chain(self.own_issuer);
         issuers
-            .max_by_key(|issuer| self.tainted.contains(issuer))
-            .filter(|issuer| self.own_issuer.is_some() || self.tainted.contains(issuer))
+            .max_by_key(|issuer| self.is_tainted(*issuer))
+            .filter(|issuer| self.own_issuer.is_some() || self.is_tainted(*issuer))
     }
 
     /// What it has done.
@@ -253,7 +266,8 @@ impl Agent {
             // A question that is kept waits for news, so the first one, which has none to wait for, is answered at once.
             let (known, issuer) = (self.known, self.issuer());
             let request = SyncRequest { known, bundles, issuer, wait: self.generation > 0 };
-            self.ask(Outstanding::Sync, AgentRequest::Sync(request));
+            let number = self.ask(Outstanding::Sync, AgentRequest::Sync(request));
+            self.said = (number, issuer);
         }
         for slot in self.slots.values_mut() {
             let due = match slot.phase {
@@ -273,6 +287,10 @@ impl Agent {
     /// What came of a question: the answer's body, or why there is none.
     pub fn handle_answer(&mut self, request: u64, outcome: Result<&[u8], &str>, now: Instant, wall: UnixTime) {
         let Some(outstanding) = self.outstanding.remove(&request) else { return };
+        if matches!(outstanding, Outstanding::Sync) && request != self.said.0 {
+            // A later question has taken its place, and is answered with the same.
+            return;
+        }
         let answer = match outcome {
             Ok(body) => AgentAnswer::decode(body).map_err(|error| causes::in_one_line(&error)),
             Err(reason) => Err(reason.to_owned()),
@@ -283,6 +301,9 @@ impl Agent {
                 self.recovered();
                 for (entry, outcome) in entries.iter().zip(items) {
                     self.on_outcome(entry, request, outcome, now, wall);
+                }
+                if self.said.1.is_some_and(|said| self.is_tainted(said)) {
+                    self.say_issuer(now);
                 }
             }
             (outstanding, answer) => {
@@ -375,19 +396,19 @@ impl Agent {
         }
         self.known = delta.known;
         self.sync_at = Some(now);
-        let tainted: BTreeSet<_> = answer.tainted.into_iter().collect();
-        let newly_tainted = self.tainted != tainted;
-        self.tainted = tainted;
-        if newly_tainted {
-            self.events.push_back(AgentEvent::Tainted(self.tainted.clone()));
-        }
         let crls: Vec<_> = answer.crls.into_iter().map(|list| list.0).collect();
-        // Two lists of the same content differ in their signatures; the content changes with the number of the bundle.
-        if own_bundle || self.crls.len() != crls.len() {
+        let distrusted = Distrusted::of(answer.tainted.into_iter().collect(), &crls);
+        let newly_distrusted = self.distrusted != distrusted;
+        self.distrusted = distrusted;
+        if newly_distrusted {
+            self.events.push_back(AgentEvent::Distrusted(self.distrusted.clone()));
+        }
+        // Two lists of the same content differ in their signatures.
+        if own_bundle || newly_distrusted || self.crls.len() != crls.len() {
             self.crls = crls;
             changed = true;
         }
-        if own_bundle || newly_tainted {
+        if own_bundle || newly_distrusted {
             self.judge_anew(own_bundle, wall);
         }
         if changed {
@@ -420,8 +441,8 @@ impl Agent {
         true
     }
 
-    /// The bundle has changed: an SVID whose authority is not in it convinces nobody any more, and one of a tainted authority soon
-    /// will not, so another is asked for.
+    /// The bundle has changed, or what is distrusted: an SVID whose authority is not in the bundle convinces nobody any more, and one
+    /// that is distrusted soon will not, so another is asked for.
     fn judge_anew(&mut self, is_new: bool, wall: UnixTime) {
         let Some(own) = self.bundles.get(self.node.trust_domain()).cloned() else { return };
         if is_new {
@@ -429,8 +450,8 @@ impl Agent {
         }
         for slot in self.slots.values_mut() {
             let stands = |svid: &Svid| verify_chain(svid.chain(), &own, wall).is_ok();
-            let is_tainted = slot.issuer.is_some_and(|issuer| self.tainted.contains(&issuer));
-            if slot.svid.as_ref().is_some_and(|svid| is_tainted || !stands(svid))
+            let is_distrusted = |svid: &Svid| self.distrusted.judge(svid.chain()).is_some();
+            if slot.svid.as_ref().is_some_and(|svid| is_distrusted(svid) || !stands(svid))
                 && !matches!(slot.phase, Phase::Asking(_))
             {
                 slot.phase = Phase::Due;
@@ -443,7 +464,7 @@ impl Agent {
         let own = self.bundles.get(self.node.trust_domain());
         let adopted = match outcome {
             SvidOutcome::Issued(chain) => {
-                own.ok_or_else(String::new).and_then(|own| slot.check(chain, own, &self.tainted, wall))
+                own.ok_or_else(String::new).and_then(|own| slot.check(chain, own, &self.distrusted, wall))
             }
             SvidOutcome::Refused(refused) => Err(refused.text),
         };
@@ -527,17 +548,11 @@ impl Slot {
     }
 
     /// The chain as an SVID, if a stranger would accept it, it is for this entry and for our key.
-    fn check(
-        &self,
-        chain: Vec<Base64>,
-        own: &Bundle,
-        tainted: &BTreeSet<KeyId>,
-        wall: UnixTime,
-    ) -> Result<Svid, String> {
+    fn check(&self, chain: Vec<Base64>, own: &Bundle, distrusted: &Distrusted, wall: UnixTime) -> Result<Svid, String> {
         let chain: Vec<_> = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
         let found = verify_chain(&chain, own, wall).map_err(|error| causes::in_one_line(&error))?;
-        if KeyId::of_issuer(&chain).is_some_and(|issuer| tainted.contains(&issuer)) {
-            return Err("the certificate is a late one of an authority that was tainted".to_owned());
+        if let Some(distrust) = distrusted.judge(&chain) {
+            return Err(format!("the certificate comes too late: {distrust}"));
         }
         if found != self.entry.spec.spiffe_id {
             return Err(format!("the certificate is for {found}, not for {}", self.entry.spec.spiffe_id));

@@ -35,6 +35,7 @@ pub mod ca_life;
 mod ca_signer;
 mod causes;
 mod csr;
+mod distrusted;
 mod entry;
 mod issuance;
 mod jwt;
@@ -72,6 +73,7 @@ pub use bundle::{
 };
 pub use ca_signer::CaSigner;
 pub use csr::{CSR_LEN_MAX, CsrError, RequestedKey, signing_request};
+pub use distrusted::{Distrust, Distrusted};
 pub use entry::{
     DNS_NAMES_MAX, Entry, EntryError, EntryId, EntrySpec, FEDERATES_WITH_MAX, HINT_LEN_MAX, Parent, TTL_MAX, TTL_MIN,
 };

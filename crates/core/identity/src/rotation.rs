@@ -10,6 +10,9 @@
 //!
 //! Beside that, how bad it is: `Valid`, `Renewing`, `Degraded` (an attempt has failed), `Critical` (little time is left),
 //! `Expired`. Each worsening is told once, and an adoption makes everything good.
+//!
+//! A valid SVID that is not to be relied on any more, because its authority was tainted or it was taken back, is replaced before its
+//! time: after a pause of a few seconds that differs from node to node, for all of them hear of it in the same moment.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,6 +25,7 @@ use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
 use crate::bundle::Bundle;
 use crate::causes;
 use crate::csr::signing_request;
+use crate::distrusted::{Distrust, Distrusted};
 use crate::keys::{KeyError, KeySource, PrivateKey};
 use crate::svid::{Svid, SvidError};
 use crate::verify::{VerifyError, verify_chain};
@@ -45,6 +49,9 @@ pub struct RotationConfig {
     pub recheck: Duration,
     /// Wall clock and monotonic clock may drift apart by this much between two looks before it counts as a jump.
     pub jump: Duration,
+    /// An SVID that is not to be relied on is replaced within this time. Five seconds: a thousand nodes are two hundred requests a
+    /// second, and an operator who waits for them does not have to wait long.
+    pub hurry: Duration,
 }
 
 impl Default for RotationConfig {
@@ -56,6 +63,7 @@ impl Default for RotationConfig {
             backoff_critical: Duration::from_secs(5),
             recheck: Duration::from_secs(30),
             jump: Duration::from_secs(5),
+            hurry: Duration::from_secs(5),
         }
     }
 }
@@ -99,6 +107,8 @@ pub enum RotationEvent {
     },
     /// None is left.
     Expired,
+    /// The SVID in use is valid and is replaced before its time.
+    Distrusted(Distrust),
     /// The wall clock jumped: validity was judged anew.
     ClockJumped {
         /// Into the future, or into the past.
@@ -137,6 +147,9 @@ pub enum AdoptError {
     /// It does not belong to the key of the request.
     #[error("the new certificate does not fit the key it was asked for")]
     Svid(#[from] SvidError),
+    /// It was on its way while its authority was tainted, or it was taken back.
+    #[error("the new certificate is not to be used: {0}")]
+    Distrusted(Distrust),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +180,10 @@ pub struct RotationView {
     pub last_error: Option<String>,
     /// SVIDs adopted since the start.
     pub adopted: u64,
+    /// Failed attempts since the start.
+    pub failed: u64,
+    /// Why the SVID in use is replaced before its time, if it is.
+    pub distrust: Option<Distrust>,
 }
 
 /// Keeps one SVID fresh. After each `handle_*`, drain [`Self::poll_request`] and [`Self::poll_event`], and call
@@ -186,6 +203,11 @@ pub struct Rotation {
     failures: u32,
     last_error: Option<String>,
     adopted: u64,
+    failed: u64,
+    /// What is not to be adopted.
+    distrusted: Distrusted,
+    /// Why the SVID in use is to be replaced before its time, and from when on another is asked for.
+    hurried: Option<(Distrust, Instant)>,
     /// Both clocks at the last look.
     looked: (Instant, UnixTime),
     events: VecDeque<RotationEvent>,
@@ -207,6 +229,9 @@ impl Rotation {
             failures: 0,
             last_error: None,
             adopted: 0,
+            failed: 0,
+            distrusted: Distrusted::default(),
+            hurried: None,
             looked: (now, wall),
             events: VecDeque::new(),
         }
@@ -246,6 +271,8 @@ impl Rotation {
             failures: self.failures,
             last_error: self.last_error.clone(),
             adopted: self.adopted,
+            failed: self.failed,
+            distrust: self.hurried.map(|(distrust, _)| distrust),
         }
     }
 
@@ -255,8 +282,8 @@ impl Rotation {
         let at = |time: UnixTime| now + time.since(wall);
         let mut next = now + self.config.recheck;
         next = next.min(match self.phase {
-            Phase::Waiting if self.is_due(wall) => now,
-            Phase::Waiting => at(self.renew_at),
+            Phase::Waiting if self.is_due(now, wall) => now,
+            Phase::Waiting => at(self.renew_at).min(self.hurried.map_or(Instant::FAR_FUTURE, |(_, ask_at)| ask_at)),
             Phase::Asking { deadline: moment } | Phase::BackingOff { until: moment, .. } => moment,
         });
         if self.told < RotationStatus::Critical {
@@ -272,13 +299,38 @@ impl Rotation {
     pub fn handle_timeout(&mut self, now: Instant, wall: UnixTime, keys: &mut dyn KeySource) {
         self.look(now, wall);
         match self.phase {
-            Phase::Waiting if self.is_due(wall) => self.ask(now, wall, keys),
+            Phase::Waiting if self.is_due(now, wall) => self.ask(now, wall, keys),
             Phase::BackingOff { until, .. } if now >= until => self.ask(now, wall, keys),
             Phase::Asking { deadline } if now >= deadline => {
                 self.handle_failure(&Failure::Unavailable("no answer from the authority".to_owned()), now, wall);
             }
             Phase::Waiting | Phase::BackingOff { .. } | Phase::Asking { .. } => {}
         }
+    }
+
+    /// The authority says which of its signatures are not to be relied on: all that there are. If that of the SVID in use is among
+    /// them, the next one is asked for now; until it comes, the valid one stays.
+    pub fn set_distrusted(&mut self, distrusted: Distrusted, now: Instant, wall: UnixTime) {
+        self.distrusted = distrusted;
+        if let Some(distrust) = self.distrusted.judge(self.svid.chain()) {
+            self.hurry(distrust, now, wall);
+        }
+    }
+
+    /// The SVID in use is to be replaced before its time. The pause differs from node to node.
+    pub fn hurry(&mut self, distrust: Distrust, now: Instant, wall: UnixTime) {
+        self.look(now, wall);
+        if self.hurried.is_some() {
+            return;
+        }
+        let pause = self.entropy.below(u64::try_from(self.config.hurry.as_nanos()).unwrap_or(u64::MAX).max(1));
+        let ask_at = now + Duration::from_nanos(pause);
+        self.hurried = Some((distrust, ask_at));
+        // Who was refused will be refused again: this changes nothing about that.
+        if let Phase::BackingOff { until, refused: false } = self.phase {
+            self.phase = Phase::BackingOff { until: until.min(ask_at), refused: false };
+        }
+        self.push(RotationEvent::Distrusted(distrust));
     }
 
     /// A signing request to be sent to an authority; answer with [`Self::handle_issued`] or [`Self::handle_failure`].
@@ -319,6 +371,7 @@ impl Rotation {
             Failure::Refused(reason) => (reason, true),
         };
         self.failures = self.failures.saturating_add(1);
+        self.failed += 1;
         self.last_error = Some(reason.clone());
         self.request = None;
         let pause = self.pause(refused, wall);
@@ -334,8 +387,8 @@ impl Rotation {
 
     /// Old enough, or from a future that a wrong clock has made up: nobody else accepts such an SVID before its time, so the
     /// clock that was set right has to be followed by an SVID that is right.
-    fn is_due(&self, wall: UnixTime) -> bool {
-        wall >= self.renew_at || wall < self.svid.not_before()
+    fn is_due(&self, now: Instant, wall: UnixTime) -> bool {
+        wall >= self.renew_at || wall < self.svid.not_before() || self.hurried.is_some_and(|(_, ask_at)| ask_at <= now)
     }
 
     fn ask(&mut self, now: Instant, wall: UnixTime, keys: &mut dyn KeySource) {
@@ -361,6 +414,9 @@ impl Rotation {
         if found != *wanted {
             return Err(AdoptError::OtherIdentity { found, wanted: wanted.clone() });
         }
+        if let Some(distrust) = self.distrusted.judge(&chain) {
+            return Err(AdoptError::Distrusted(distrust));
+        }
         Ok(Svid::new(chain, key.clone())?)
     }
 
@@ -374,6 +430,7 @@ impl Rotation {
         self.request = None;
         self.failures = 0;
         self.last_error = None;
+        self.hurried = None;
         self.adopted += 1;
         self.push(RotationEvent::Updated { old_not_after, not_after });
     }

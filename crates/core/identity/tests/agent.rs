@@ -287,12 +287,57 @@ fn after_a_taint_every_svid_is_replaced_at_once_and_then_the_authority_can_be_re
     let early = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
     assert!(matches!(&early, OperatorAnswer::Refused(refused) if refused.code == "still_held"), "{early:?}");
     let renewed = world.agent.held().next().unwrap().svid.unwrap();
-    world.agent.set_own_chain(renewed.chain());
-    world.pass(SYNC_WAIT + secs(1));
+    world.agent.set_own_chain(renewed.chain(), world.now);
+    world.settle();
+    assert_eq!(world.now, Instant::ZERO, "the authority hears of it beside the question that it keeps");
     let revoked = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
     assert!(matches!(revoked, OperatorAnswer::Changed { .. }), "{revoked:?}");
     assert!(world.agent.held().all(|held| {
         let own = world.server.authority().bundle();
         verify_chain(held.svid.unwrap().chain(), own, world.wall).is_ok()
     }));
+}
+
+#[test]
+fn the_issuer_that_the_authority_hears_of_is_that_of_the_svid_in_use() {
+    let mut world = World::new();
+    let mut mesh = Mesh::new();
+    let first = mesh.join("beta");
+    world.agent.set_own_chain(first.chain(), world.now);
+    world.settle();
+    let leaked = world.server.authority().signer().unwrap().key_id();
+    let kind = AuthorityKind::X509;
+    world.operator(OperatorRequest::PrepareAuthority { kind });
+    world.operator(OperatorRequest::ActivateAuthority { kind, force: false });
+    world.operator(OperatorRequest::TaintAuthority { key_id: leaked });
+    assert!(world.events().iter().any(|event| matches!(event, AgentEvent::Distrusted(distrusted)
+        if distrusted.tainted == BTreeSet::from([leaked]))), "the node is told");
+    let held = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
+    assert!(matches!(&held, OperatorAnswer::Refused(refused) if refused.code == "still_held"), "{held:?}");
+    // What was waiting has been asked with the old issuer; it is not believed any more once there is a later question.
+    world.create(web(1000, "beta"));
+    let other = world.agent.held().next().unwrap().svid.unwrap();
+    world.agent.set_own_chain(other.chain(), world.now);
+    world.settle();
+    world.pass(SYNC_WAIT * 2);
+    let revoked = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
+    assert!(matches!(revoked, OperatorAnswer::Changed { .. }), "{revoked:?}");
+}
+
+#[test]
+fn a_workloads_svid_that_was_taken_back_is_replaced_at_once() {
+    let mut world = World::new();
+    world.create(web(1000, "beta"));
+    let leaf = |world: &World| {
+        let svid = world.agent.held().next().unwrap().svid.unwrap();
+        svid.chain()[0].to_vec()
+    };
+    let before = leaf(&world);
+    let revoked = world.operator(OperatorRequest::RevokeSvids { id: id("spiffe://mesh.test/web") });
+    assert!(matches!(revoked, OperatorAnswer::Revoked { svids: 1, .. }), "{revoked:?}");
+    assert_ne!(leaf(&world), before, "no time has passed");
+    assert_eq!(world.agent.crls().len(), 1);
+    let asked = world.asked;
+    world.pass(secs(60));
+    assert_eq!(world.asked, asked, "and only once");
 }

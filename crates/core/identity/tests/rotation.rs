@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use support::{HOUR, Mesh, NOW, id, secs};
+use x0t_identity::ca_life::{AuthorityKind, Patience};
 use x0t_identity::{
-    AdoptError, AuthorityConfig, Failure, KeyError, KeySource, PrivateKey, Rotation, RotationConfig, RotationEvent,
-    RotationStatus,
+    AdoptError, AuthorityConfig, Distrust, Distrusted, Failure, KeyError, KeySource, PrivateKey, Rotation,
+    RotationConfig, RotationEvent, RotationStatus,
 };
 use x0t_model::{Entropy, Instant, UnixTime};
 
@@ -194,6 +196,83 @@ fn news_that_nobody_fetches_does_not_pile_up() {
     assert_eq!(std::iter::from_fn(|| world.rotation.poll_event()).count(), 64);
 }
 
+#[test]
+fn a_tainted_svid_is_replaced_within_seconds_not_in_step_with_others_and_kept_meanwhile() {
+    let mut moments = BTreeSet::new();
+    for seed in 0..50 {
+        let mut world = World::new();
+        let svid = world.rotation.svid().clone();
+        world.rotation = Rotation::new(svid.clone(), RotationConfig::default(), Entropy::new([seed; 32]), START, NOW);
+        world.run(secs(60));
+        let told_at = world.now;
+        world.taint();
+        assert_eq!(world.rotation.view(world.wall).distrust, Some(Distrust::Tainted));
+        assert_eq!(world.rotation.svid().chain(), svid.chain(), "it is valid until there is another");
+        world.run(secs(5));
+        let kinds: Vec<&str> = world.events.iter().map(kind).collect();
+        assert_eq!(kinds, ["distrusted", "updated"]);
+        assert_eq!(world.rotation.view(world.wall).distrust, None);
+        moments.insert(world.requests[0].since(told_at).as_millis() / 100);
+        // The next one follows at its own half of life.
+        world.run(secs(1000));
+        assert_eq!(world.requests.len(), 1);
+    }
+    assert!(moments.len() > 20, "50 nodes ask in {} different tenths of a second", moments.len());
+}
+
+#[test]
+fn a_late_answer_of_a_tainted_authority_is_not_adopted_and_another_is_asked_for() {
+    let mut world = World::new();
+    let request = world.request_due();
+    let node = id("spiffe://mesh.test/node/beta");
+    let late = world.mesh.authority.renew(&node, &request, &mut world.mesh.entropy, world.wall).unwrap();
+    world.taint();
+    let bundle = world.mesh.authority.bundle().clone();
+    let verdict = world.rotation.handle_issued(late.chain, &bundle, world.now, world.wall);
+    assert_eq!(verdict, Err(AdoptError::Distrusted(Distrust::Tainted)));
+    world.run(secs(2));
+    assert_eq!(world.rotation.view(world.wall).adopted, 1);
+}
+
+#[test]
+fn a_taint_shortens_a_long_pause_unless_the_authority_has_refused() {
+    for refuse in [false, true] {
+        let mut world = World::new();
+        world.refuse = refuse;
+        world.away(secs(0)..secs(3000));
+        world.run(secs(2700));
+        let before = world.requests.len();
+        world.away(secs(0)..secs(0));
+        world.taint();
+        world.run(secs(5));
+        let asked = world.requests.len() > before;
+        assert!(asked != refuse || !asked, "a refusal is not asked about again and again");
+        assert_eq!(world.rotation.view(world.wall).adopted, u64::from(!refuse));
+    }
+}
+
+#[test]
+fn an_svid_on_the_revocation_list_is_replaced_and_those_of_others_are_not() {
+    let mut world = World::new();
+    world.mesh.join("gamma");
+    let crls = |world: &World| {
+        let lists = world.mesh.authority.crls(world.wall).unwrap();
+        lists.iter().map(|list| list.to_vec()).collect::<Vec<_>>()
+    };
+    world.mesh.authority.revoke_svids(&id("spiffe://mesh.test/node/gamma"), NOW).unwrap();
+    let others = Distrusted::of(BTreeSet::new(), &crls(&world));
+    assert_eq!(others.revoked.len(), 1);
+    world.rotation.set_distrusted(others, world.now, world.wall);
+    world.run(secs(10));
+    assert_eq!(world.requests.len(), 0);
+    world.mesh.authority.revoke_svids(&id("spiffe://mesh.test/node/beta"), NOW).unwrap();
+    let ours = Distrusted::of(BTreeSet::new(), &crls(&world));
+    world.rotation.set_distrusted(ours, world.now, world.wall);
+    world.run(secs(5));
+    assert_eq!(world.events, [RotationEvent::Distrusted(Distrust::Revoked), world.events[1].clone()]);
+    assert_eq!(world.rotation.view(world.wall).adopted, 1);
+}
+
 const START: Instant = Instant::from_millis(1_000_000);
 
 struct NoKeys;
@@ -214,6 +293,7 @@ fn kind(event: &RotationEvent) -> &'static str {
         RotationEvent::Degraded { .. } => "degraded",
         RotationEvent::Critical { .. } => "critical",
         RotationEvent::Expired => "expired",
+        RotationEvent::Distrusted(_) => "distrusted",
         RotationEvent::ClockJumped { .. } => "clock_jumped",
     }
 }
@@ -253,6 +333,17 @@ impl World {
             events: Vec::new(),
             seconds_without_valid_svid: 0,
         }
+    }
+
+    /// The authority that signs is replaced and tainted, and the node hears of it.
+    fn taint(&mut self) {
+        let Mesh { authority, keys, entropy } = &mut self.mesh;
+        let leaked = authority.signer().unwrap().key_id();
+        authority.prepare_ca(AuthorityKind::X509, keys, entropy, self.wall).unwrap();
+        authority.activate_ca(AuthorityKind::X509, Patience::Force, self.wall).unwrap();
+        authority.taint_ca(leaked, self.wall).unwrap();
+        let distrusted = Distrusted::of(authority.life().tainted().collect(), &[]);
+        self.rotation.set_distrusted(distrusted, self.now, self.wall);
     }
 
     fn away(&mut self, during: std::ops::Range<Duration>) {

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Ticket};
+use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Distrusted, Ticket};
 use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
+use x0t_overlay::CertificateDer;
 
 use crate::host::{Delivery, HostOffload, Offload};
 use crate::train::Train;
@@ -84,6 +85,8 @@ pub enum Input<'a> {
     },
     /// The trust domain's bundle, from a source that has verified it.
     Bundle(Bundle),
+    /// Which of its signatures the authority does not stand by any more: all that there are.
+    Distrusted(Distrusted),
     /// The instant given by [`crate::Node::poll_timeout`] has come.
     Timeout,
 }
@@ -125,6 +128,8 @@ pub enum Output {
         /// The answer.
         reply: Reply,
     },
+    /// From now on the node shows this chain, leaf first.
+    Identity(Vec<CertificateDer<'static>>),
     /// News for logs, the live page and whoever subscribed.
     Event(NodeEvent),
     /// The node has said goodbye and wants no further input.
@@ -365,6 +370,11 @@ pub enum What {
     SvidRotated {
         /// The new end of validity, in seconds since 1970.
         not_after: u64,
+    },
+    /// The node's own SVID is valid and is replaced before its time.
+    SvidDistrusted {
+        /// `tainted`, `revoked` or `not_in_bundle`.
+        reason: String,
     },
     /// The SVID could not be renewed; the valid one is kept.
     SvidRenewalFailed {

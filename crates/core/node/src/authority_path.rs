@@ -281,6 +281,7 @@ impl Node {
                 let bytes = self.trust.bundle_document();
                 self.push(Output::Persist(Record { kind: RecordKind::Bundle, bytes }));
                 self.show_identity();
+                self.judge_own_svid();
             }
             Ok(BundleUpdate::Unchanged | BundleUpdate::Outdated) => {}
             Err(_) => self.stats.identity_messages_refused += 1,

@@ -62,3 +62,4 @@ pub use start::{Crypto, NodeConfig, Signatures, Start, StartError, VerifyAfresh,
 pub use stats::Stats;
 pub use train::{TRAIN_BYTES, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, Train};
 pub use view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, UnansweredView, View};
+pub use x0t_overlay::CertificateDer;

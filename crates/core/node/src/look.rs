@@ -19,7 +19,7 @@ impl Node {
             peers: self.peer_views(now),
             routes: self.route_views(now),
             sessions: self.session_views(),
-            counters: self.counters(),
+            counters: self.counters(wall),
         }
     }
 
@@ -46,6 +46,8 @@ impl Node {
             not_ready_because,
             svid_not_after: rotation.not_after.as_secs(),
             svid_state,
+            svid_distrust: rotation.distrust.map(|distrust| distrust.word().to_owned()),
+            svid_failures: rotation.failures,
             epoch: self.router.epoch(),
             uptime_ms: now.since(self.started).as_millis() as u64,
             links_up,
@@ -152,11 +154,14 @@ impl Node {
         self.endpoint.sessions().filter_map(session).collect()
     }
 
-    fn counters(&self) -> BTreeMap<String, u64> {
+    fn counters(&self, wall: UnixTime) -> BTreeMap<String, u64> {
         let mut counters = BTreeMap::new();
         add_counters(&mut counters, "node", &self.stats);
         add_counters(&mut counters, "overlay", self.endpoint.stats());
         add_counters(&mut counters, "routing", self.router.stats());
+        let rotation = self.trust.rotation_view(wall);
+        counters.insert("svid_renewals".into(), rotation.adopted);
+        counters.insert("svid_renewal_failures".into(), rotation.failed);
         counters.insert("node_punch_successes".into(), self.punch.successes);
         counters.insert("node_punch_failures".into(), self.punch.failures);
         counters.insert("node_punch_candidates_refused".into(), self.punch.candidates_refused);

@@ -341,6 +341,7 @@ impl Drive for Node {
             Input::Joined(spiffe_id) => self.on_joined(spiffe_id),
             Input::AskAuthority { id, body } => self.on_ask_authority(id, body),
             Input::Bundle(bundle) => self.on_bundle(bundle),
+            Input::Distrusted(distrusted) => self.on_distrusted(distrusted),
             // What was due has been done already.
             Input::Timeout => return,
         }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use x0t_identity::message::{Message, RenewAccepted};
 use x0t_identity::{
-    Bundle, BundleError, BundleUpdate, Failure, Rotation, RotationEvent, RotationView, Svid, sign_anchor,
+    Bundle, BundleError, BundleUpdate, Distrust, Distrusted, Failure, Rotation, RotationEvent, RotationView, Svid,
+    sign_anchor,
 };
 use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime};
 use x0t_overlay::{CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
@@ -220,16 +221,35 @@ impl Node {
         self.trust.rotation.handle_failure(&failure, self.now, self.wall);
     }
 
+    /// The authority does not stand by some of its signatures any more. The valid SVID is kept until the next one is there.
+    pub(crate) fn on_distrusted(&mut self, distrusted: Distrusted) {
+        self.trust.rotation.set_distrusted(distrusted, self.now, self.wall);
+    }
+
+    /// The bundle was replaced. An SVID whose authority is not in it convinces nobody who has heard of it.
+    pub(crate) fn judge_own_svid(&mut self) {
+        let Trust { rotation, bundle, crypto, .. } = &mut self.trust;
+        let svid = rotation.svid();
+        let is_in_force = svid.not_before() <= self.wall && self.wall <= svid.not_after();
+        if is_in_force && crypto.signatures.verify_chain(svid.chain(), bundle, self.wall).is_err() {
+            rotation.hurry(Distrust::NotInBundle, self.now, self.wall);
+        }
+    }
+
     fn on_rotation_event(&mut self, event: RotationEvent) {
         match event {
             RotationEvent::Updated { not_after, .. } => {
                 let bytes = self.trust.svid().to_stored().to_vec();
                 self.push(Output::Persist(Record { kind: RecordKind::Svid, bytes }));
                 self.trust.adopted_at = self.now;
+                self.push(Output::Identity(self.trust.svid().chain().to_vec()));
                 self.show_identity();
                 self.renew_sessions();
                 self.prove_anchor();
                 self.tell(What::SvidRotated { not_after: not_after.as_secs() });
+            }
+            RotationEvent::Distrusted(distrust) => {
+                self.tell(What::SvidDistrusted { reason: distrust.word().to_owned() });
             }
             RotationEvent::Degraded { reason } => self.tell(What::SvidRenewalFailed { reason }),
             RotationEvent::Critical { remaining } => self.tell(What::SvidExpiring { left_s: remaining.as_secs() }),

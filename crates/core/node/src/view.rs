@@ -44,6 +44,12 @@ pub struct StatusView {
     pub svid_not_after: u64,
     /// `valid`, `renewing`, `degraded`, `critical` or `expired`.
     pub svid_state: String,
+    /// Why the SVID is replaced before its time, if it is: `tainted`, `revoked` or `not_in_bundle`.
+    #[serde(default)]
+    pub svid_distrust: Option<String>,
+    /// Attempts at the next SVID that have failed since the last one was adopted.
+    #[serde(default)]
+    pub svid_failures: u32,
     /// Routing epoch.
     pub epoch: u32,
     /// Milliseconds since start.

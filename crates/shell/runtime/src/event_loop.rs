@@ -35,9 +35,8 @@ use x0t_node::{Command, Delivery, Drive, HostOffload, Input, Output, Record, Rep
 
 use crate::clock::Clock;
 use crate::discovery::DiscoverySockets;
-use crate::handle::{NodeHandle, Request, Snapshot};
+use crate::handle::{Desk, NodeHandle, Request, Snapshot};
 use crate::link_events::{LinkChange, LinkEvents};
-use crate::news::News;
 use crate::poller::{Poller, Source};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::tls_transport::TlsTransport;
@@ -124,8 +123,7 @@ pub struct EventLoop<N, S> {
     /// Whether anything was taken in when it was last waited.
     took_in: bool,
     links: Option<mpsc::Receiver<io::Result<LinkChange>>>,
-    requests: mpsc::Receiver<Request>,
-    news: News,
+    desk: Desk,
     unanswered: BTreeMap<u64, oneshot::Sender<Reply>>,
     next_command: u64,
     /// Questions of this host's agent that are on their way.
@@ -159,7 +157,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
     /// # Errors
     /// If the kernel gives no more descriptors.
     pub fn new(node: N, clock: Clock, mut io: Io<S>) -> io::Result<(Self, NodeHandle)> {
-        let (handle, requests, news) = NodeHandle::new();
+        let (handle, desk) = NodeHandle::new();
         let links = io.links.take().map(LinkEvents::pass_on);
         let event_loop = Self {
             node,
@@ -169,8 +167,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             more: false,
             took_in: false,
             links,
-            requests,
-            news,
+            desk,
             unanswered: BTreeMap::new(),
             next_command: 1,
             asks: BTreeMap::new(),
@@ -361,9 +358,10 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
                         let _ = asker.send(reply);
                     }
                 }
+                Output::Identity(chain) => drop(self.desk.own_chain.send_replace(chain)),
                 Output::Event(event) => {
                     tracing::debug!(?event, "news");
-                    self.news.publish(event);
+                    self.desk.news.publish(event);
                 }
                 Output::Stopped => self.ending = Some(Ending::Stopped),
             }
@@ -547,6 +545,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             Request::AuthorityAnswer(ticket, answer) => self.handle(Input::AuthorityAnswer { ticket, answer }),
             Request::Joined(node) => self.handle(Input::Joined(node)),
             Request::Bundle(bundle) => self.handle(Input::Bundle(bundle)),
+            Request::Distrusted(distrusted) => self.handle(Input::Distrusted(distrusted)),
             Request::AskAuthority(body, asker) => {
                 if self.asks.len() >= UNANSWERED_MAX {
                     let _ = asker.send(Err(format!("{UNANSWERED_MAX} questions are on their way already")));
@@ -596,7 +595,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             udp: self.io.udp.stats(),
             tls: self.io.tls.stats(),
             discovery: self.io.discovery.as_ref().map(DiscoverySockets::stats).unwrap_or_default(),
-            events_readers: self.news.readers() as u64,
+            events_readers: self.desk.news.readers() as u64,
             stalled: self.stall.is_some(),
             has_interface: self.io.tun.is_some(),
             netstack: self.io.netstack.as_ref().map(HostPort::stats),

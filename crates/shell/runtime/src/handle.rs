@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
-use x0t_identity::{AuthorityAnswer, Bundle, Ticket};
+use tokio::sync::{mpsc, oneshot, watch};
+use x0t_identity::{AuthorityAnswer, Bundle, Distrusted, Ticket};
 use x0t_model::{Instant, SpiffeId, UnixTime};
-use x0t_node::{Command, Reply, View};
+use x0t_node::{CertificateDer, Command, Reply, View};
 
 use crate::event_loop::LoopStats;
 use crate::news::{News, Subscription};
@@ -31,6 +31,16 @@ pub(crate) enum Request {
     AskAuthority(Vec<u8>, oneshot::Sender<Result<Vec<u8>, String>>),
     /// The trust domain's bundle has changed.
     Bundle(Bundle),
+    /// Which of its signatures the authority does not stand by any more.
+    Distrusted(Distrusted),
+}
+
+/// What the event loop keeps of the way between it and its handles.
+pub(crate) struct Desk {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) news: News,
+    /// The chain that the node shows, once it is another than at the start.
+    pub(crate) own_chain: watch::Sender<Vec<CertificateDer<'static>>>,
 }
 
 /// A node's state at one moment, with what the event loop has counted.
@@ -62,14 +72,17 @@ pub enum NoAnswer {
 pub struct NodeHandle {
     requests: mpsc::Sender<Request>,
     news: News,
+    own_chain: watch::Receiver<Vec<CertificateDer<'static>>>,
 }
 
 impl NodeHandle {
     /// A handle, and the end that the event loop keeps.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Request>, News) {
-        let (requests, receiver) = mpsc::channel(WAITING_MAX);
+    pub(crate) fn new() -> (Self, Desk) {
+        let (sender, requests) = mpsc::channel(WAITING_MAX);
+        let (own_chain, shown) = watch::channel(Vec::new());
         let news = News::default();
-        (Self { requests, news: news.clone() }, receiver, news)
+        let handle = Self { requests: sender, news: news.clone(), own_chain: shown };
+        (handle, Desk { requests, news, own_chain })
     }
 
     /// The node's state.
@@ -128,6 +141,19 @@ impl NodeHandle {
     /// If the node has stopped.
     pub async fn offer_bundle(&self, bundle: Bundle) -> Result<(), NoAnswer> {
         self.requests.send(Request::Bundle(bundle)).await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Tells the node which signatures of its authority are not to be relied on: all that there are.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn distrust(&self, distrusted: Distrusted) -> Result<(), NoAnswer> {
+        self.requests.send(Request::Distrusted(distrusted)).await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// The chain that the node shows, leaf first; empty as long as it is the one of the start.
+    pub fn own_chain(&self) -> watch::Receiver<Vec<CertificateDer<'static>>> {
+        self.own_chain.clone()
     }
 
     /// Reads the news from the next event on.

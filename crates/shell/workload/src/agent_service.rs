@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use x0t_identity::ca_life::KeyId;
-use x0t_identity::{Agent, AgentEvent, AgentStats, AudienceSet, AwsLcKeys, Bundle, Entry, JwtSvid};
+use x0t_identity::{Agent, AgentEvent, AgentStats, AudienceSet, AwsLcKeys, Bundle, Distrusted, Entry, JwtSvid};
 use x0t_model::{Instant, SpiffeId, UnixTime};
 
 use crate::identities::{Crls, Held, Identities};
@@ -25,6 +26,12 @@ pub trait AgentPorts: Send + Sync + 'static {
 
     /// The node should trust this bundle of its own trust domain from now on.
     fn offer_bundle(&self, bundle: Bundle) -> BoxFuture<'static, ()>;
+
+    /// The authority does not stand by these signatures any more: the node should replace its own SVID if it is one of them.
+    fn distrust(&self, distrusted: Distrusted) -> BoxFuture<'static, ()>;
+
+    /// The chain that the node shows; empty as long as it is the one that the agent was told at its start.
+    fn own_chain(&self) -> watch::Receiver<Vec<CertificateDer<'static>>>;
 }
 
 /// What a running agent has to show.
@@ -111,6 +118,7 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut answers = FuturesUnordered::new();
+        let mut own_chain = self.ports.own_chain();
         loop {
             let (now, wall) = self.ports.now();
             self.agent.handle_timeout(now, wall, &mut AwsLcKeys);
@@ -132,6 +140,10 @@ impl Driver {
                     let outcome: Result<Vec<u8>, String> = outcome;
                     self.agent.handle_answer(number, outcome.as_deref().map_err(String::as_str), now, wall);
                 }
+                Ok(()) = own_chain.changed() => {
+                    let chain = own_chain.borrow_and_update().clone();
+                    self.agent.set_own_chain(&chain, self.ports.now().0);
+                }
                 () = tokio::time::sleep(wait) => {}
                 // Nobody tells it to stop any more once whoever could is gone.
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -147,7 +159,10 @@ impl Driver {
                     self.jwt.handle_bundle(&bundle);
                     self.ports.offer_bundle(bundle).await;
                 }
-                AgentEvent::Tainted(keys) => self.taint_tokens(&keys),
+                AgentEvent::Distrusted(distrusted) => {
+                    self.taint_tokens(&distrusted.tainted);
+                    self.ports.distrust(distrusted).await;
+                }
                 AgentEvent::Issued(spiffe_id) => tracing::debug!(%spiffe_id, "a workload's SVID was issued"),
                 AgentEvent::Expired(spiffe_id) => tracing::error!(%spiffe_id, "a workload's SVID has run out"),
                 AgentEvent::Degraded(reason) => {

@@ -88,6 +88,7 @@ pub(super) fn boot(
         let domain = start.svid.spiffe_id().trust_domain();
         let authority = Authority::from_stored(domain, stored).expect("an authority that the world wrote");
         AuthorityServer::new(authority, start.authorities.clone(), entropy.fork("authority"))
+            .with_keys(terms.cryptography.keys(entropy.fork("authority keys")))
     });
     Node::new(start, now, wall).expect("a node that starts")
 }

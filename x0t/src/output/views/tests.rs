@@ -28,6 +28,8 @@ fn alpha() -> StatusView {
         not_ready_because: None,
         svid_not_after: NOW.as_secs() + 2_880,
         svid_state: "valid".to_owned(),
+        svid_distrust: None,
+        svid_failures: 0,
         epoch: 3,
         uptime_ms: 5_400_000,
         links_up: 2,

@@ -25,7 +25,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         if let Poll::Ready(Some(())) = stop {
             return Poll::Ready(Wake::Stop);
         }
-        match self.requests.poll_recv(context) {
+        match self.desk.requests.poll_recv(context) {
             Poll::Ready(Some(request)) => return Poll::Ready(Wake::Request(request)),
             Poll::Ready(None) if stop.is_ready() => return Poll::Ready(Wake::Deserted),
             _ => {}

@@ -63,7 +63,11 @@ impl Drive for Scripted {
             Input::SendFailed { to, .. } => Told::SendFailed { to: to.address() },
             Input::DatagramTooBig { to, len } => Told::DatagramTooBig { to, len },
             Input::Beacon { .. } => panic!("no discovery in this test"),
-            Input::AuthorityAnswer { .. } | Input::Joined(_) | Input::AskAuthority { .. } | Input::Bundle(_) => {
+            Input::AuthorityAnswer { .. }
+            | Input::Joined(_)
+            | Input::AskAuthority { .. }
+            | Input::Bundle(_)
+            | Input::Distrusted(_) => {
                 panic!("no authority in this test")
             }
             Input::Command { id, command } => Told::Command { id, command },
@@ -211,6 +215,8 @@ pub fn sample_view() -> View {
             not_ready_because: None,
             svid_not_after: 1_800_000_000,
             svid_state: "valid".to_owned(),
+            svid_distrust: None,
+            svid_failures: 0,
             epoch: 4,
             uptime_ms: 61_500,
             links_up: 1,

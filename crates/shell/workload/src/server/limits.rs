@@ -450,8 +450,12 @@ mod tests {
     use super::*;
 
     fn limits(connections: usize, streams: usize) -> Arc<Limits> {
-        let config =
-            ServerConfig { connections_max: connections, streams_max: streams, calls_burst: 10_000, ..ServerConfig::default() };
+        let config = ServerConfig {
+            connections_max: connections,
+            streams_max: streams,
+            calls_burst: 10_000,
+            ..ServerConfig::default()
+        };
         Arc::new(Limits::new(&config))
     }
 

@@ -1,17 +1,20 @@
 //! What stands beside the node on its host: the authority, if it is here, the agent of this host's workloads, and the socket on
 //! which they ask who they are.
 
+mod readings;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -20,12 +23,13 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use x0t_identity::{
-    Agent, AuthorityAnswer, AuthorityServer, AwsLcKeys, Bundle, Distrusted, OperatorRequest, SealKey, Svid, Ticket,
+    Agent, AuthorityAnswer, AuthorityServer, AwsLcKeys, Bundle, Distrusted, Leaf, OperatorRequest, SealKey, Svid,
+    Ticket,
 };
 use x0t_model::{Entropy, Instant, SpiffeId, TrustDomain, UnixTime};
 use x0t_overlay::CertificateDer;
 use x0t_runtime::clock::{Clock, seed};
-use x0t_runtime::daemon::Beside;
+use x0t_runtime::daemon::{Additions, Beside};
 use x0t_runtime::handle::NodeHandle;
 use x0t_workload::agent_service::{self, AgentHandle, AgentPorts, AgentSource};
 use x0t_workload::attest::{Attestor, Process, Wanted};
@@ -33,7 +37,7 @@ use x0t_workload::authority_service::{self, AuthorityHandle, AuthorityPorts};
 use x0t_workload::authority_store::LocalStore;
 use x0t_workload::explain::explain;
 use x0t_workload::jwt_service::JwtService;
-use x0t_workload::server::{self, ServerConfig, WorkloadServer};
+use x0t_workload::server::{self, ServerConfig, ServerStats, WorkloadServer};
 use zeroize::Zeroizing;
 
 use crate::cli::seal_key_file;
@@ -59,7 +63,7 @@ pub struct Home {
 }
 
 /// Starts everything, on the runtime of the caller, and gives the routes by which the operator reaches it.
-pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
+pub fn start(home: Home, beside: Beside) -> anyhow::Result<Additions> {
     let Beside { node, questions, stop } = beside;
     let mut entropy = Entropy::new(seed()?);
     let authority = match &home.authority {
@@ -69,24 +73,36 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Router> {
         }
         None => None,
     };
+    let own_chain = node.own_chain();
     let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node });
     let mut agent = Agent::new(home.svid.spiffe_id().clone(), home.bundle, entropy.fork("agent"), Clock.now());
     agent.set_own_chain(home.svid.chain(), Clock.now());
     let jwt = JwtService::start(ports.clone(), stop.clone());
     let agent = agent_service::start(agent, jwt.clone(), ports.clone(), stop.clone());
+    let is_serving = Arc::new(AtomicBool::new(false));
+    let mut endpoint = None;
     if let Some(socket) = &home.socket {
         let listener = server::bind(socket)?;
-        let source = Arc::new(AgentSource::new(agent.clone(), jwt, ports));
+        let source = Arc::new(AgentSource::new(agent.clone(), jwt.clone(), ports));
         let config = ServerConfig { connections_max: connections_max(), ..ServerConfig::default() };
         let server = WorkloadServer::new(source, config, stop);
+        endpoint = Some(server.stats());
+        is_serving.store(true, Ordering::Relaxed);
+        let is_serving = is_serving.clone();
         tracing::info!(socket = %socket.display(), "workloads may ask who they are");
         tokio::spawn(async move {
             if let Err(error) = server.serve(listener).await {
                 tracing::error!(%error, "the Workload API ended");
             }
+            is_serving.store(false, Ordering::Relaxed);
         });
     }
-    Ok(routes(Shared { authority, agent, attestor: Arc::new(Attestor::new(PROGRAM_LEN_MAX)) }))
+    let own_not_after = home.svid.not_after();
+    let attestor = Arc::new(Attestor::new(PROGRAM_LEN_MAX));
+    let socket = home.socket;
+    let shared = Shared { authority, agent, jwt, endpoint, is_serving, socket, own_chain, own_not_after, attestor };
+    let counted = shared.clone();
+    Ok(Additions { routes: routes(shared), readings: Some(Arc::new(move || readings::read(&counted))) })
 }
 
 /// How many connections workloads may hold: each costs two descriptors, and the node needs some for everything else. The process takes
@@ -215,11 +231,63 @@ impl AgentPorts for NodePorts {
     }
 }
 
+/// What the routes and the instruments look at.
 #[derive(Clone)]
 struct Shared {
     authority: Option<AuthorityHandle>,
     agent: AgentHandle,
+    jwt: JwtService,
+    /// What the Workload API counts, if there is one.
+    endpoint: Option<Arc<ServerStats>>,
+    is_serving: Arc<AtomicBool>,
+    socket: Option<PathBuf>,
+    /// What the node shows, once it is another chain than at the start.
+    own_chain: watch::Receiver<Vec<CertificateDer<'static>>>,
+    /// The end of the SVID of the start.
+    own_not_after: UnixTime,
     attestor: Arc<Attestor>,
+}
+
+/// Whether and how workloads of this host are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadsView {
+    /// Where they ask; absent if the settings say nowhere.
+    pub socket: Option<PathBuf>,
+    /// Whether anybody answers there.
+    pub serving: bool,
+    /// Open connections.
+    pub connections: usize,
+    /// Entries whose processes may run here.
+    pub entries: usize,
+    /// Valid SVIDs that are held for them.
+    pub svids: usize,
+    /// The end of the one that ends first.
+    pub first_svid_ends: Option<UnixTime>,
+    /// Why the authority does not answer this host's agent, if it does not.
+    pub authority_unreachable: Option<String>,
+}
+
+impl Shared {
+    fn workloads(&self) -> WorkloadsView {
+        let identities = self.agent.identities().borrow().clone();
+        let ends = identities.held().iter().filter_map(|held| held.svid.as_ref()).map(Svid::not_after);
+        WorkloadsView {
+            socket: self.socket.clone(),
+            serving: self.is_serving.load(Ordering::Relaxed),
+            connections: self.endpoint.as_ref().map_or(0, |stats| stats.counts().connections),
+            entries: identities.held().len(),
+            svids: ends.clone().count(),
+            first_svid_ends: ends.min(),
+            authority_unreachable: self.agent.state().degraded,
+        }
+    }
+
+    fn own_svid_not_after(&self) -> Option<UnixTime> {
+        match self.own_chain.borrow().first() {
+            Some(leaf) => Leaf::read(leaf).ok().map(|leaf| leaf.not_after),
+            None => Some(self.own_not_after),
+        }
+    }
 }
 
 /// What is asked about a process.
@@ -233,6 +301,7 @@ fn routes(shared: Shared) -> Router {
     Router::new()
         .route("/api/v1/authority", post(ask_authority))
         .route("/api/v1/identity/explain", post(explain_process))
+        .route("/api/v1/identity/workloads", get(async |State(shared): State<Shared>| Json(shared.workloads())))
         .with_state(shared)
 }
 

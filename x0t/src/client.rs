@@ -10,7 +10,7 @@ use x0t_runtime::admin_client::{AdminClient, AdminError, Events, ForwardLease};
 use x0t_runtime::state_dir::StateDir;
 use x0t_workload::explain::Explanation;
 
-use crate::beside::ExplainRequest;
+use crate::beside::{ExplainRequest, WorkloadsView};
 use crate::exit::{Exit, Failure};
 use crate::output::Names;
 use crate::start::state_dir_failure;
@@ -73,6 +73,15 @@ impl Client {
     pub async fn explain(&self, pid: i32) -> Result<Explanation, Failure> {
         let request = ExplainRequest { pid };
         self.admin.ask("/api/v1/identity/explain", &request).await.map_err(|error| self.beside(error))
+    }
+
+    /// How workloads of its host are served; `None` if the daemon is of a version that does not say.
+    pub async fn workloads(&self) -> Result<Option<WorkloadsView>, Failure> {
+        match self.admin.look("/api/v1/identity/workloads").await {
+            Ok(view) => Ok(Some(view)),
+            Err(AdminError::Failed { status: 404, .. }) => Ok(None),
+            Err(error) => Err(self.failure(error)),
+        }
     }
 
     /// What those who stand beside the node say when they cannot.

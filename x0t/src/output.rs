@@ -19,7 +19,7 @@ pub use names::{Names, hop_name};
 pub use progress::Progress;
 pub use table::table;
 pub use units::{millis, span, time_of_day};
-pub use views::{distrust, peers, routes, sessions, status, trace};
+pub use views::{distrust, peers, routes, sessions, status, trace, workloads};
 
 use crate::cli::{ColorChoice, Global, no_color};
 use crate::exit::Report;

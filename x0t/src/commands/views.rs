@@ -1,9 +1,11 @@
 //! `x0t status`, `peers`, `routes`, `sessions`: the node's view, part by part.
 
 use serde::Serialize;
+use x0t_node::StatusView;
 use x0t_runtime::clock::Clock;
 
 use super::Context;
+use crate::beside::WorkloadsView;
 use crate::exit::Exit;
 use crate::output::{self, Names, Output, Style};
 
@@ -11,11 +13,26 @@ const NO_PEERS: &str = "no neighbours: let a node join with `x0t token create`, 
 const NO_ROUTES: &str = "no other node is known: see `x0t peers`";
 const NO_SESSIONS: &str = "no sessions: see `x0t peers`";
 
+/// What `status` prints: the node, and how workloads of its host are served.
+#[derive(Serialize)]
+struct Status {
+    #[serde(flatten)]
+    node: StatusView,
+    workloads: Option<WorkloadsView>,
+}
+
 /// Exit code 0 if the node is ready, 3 if not.
 pub async fn status(context: &Context) -> anyhow::Result<Exit> {
-    let status = context.client().status().await?;
-    context.out.result(&status, |style| output::status(&status, Clock.wall(), style))?;
-    Ok(if status.ready { Exit::Ok } else { Exit::Degraded })
+    let client = context.client();
+    let status = Status { node: client.status().await?, workloads: client.workloads().await? };
+    context.out.result(&status, |style| {
+        let text = output::status(&status.node, Clock.wall(), style);
+        match &status.workloads {
+            Some(view) => format!("{text}\n{}", output::workloads(view, style)),
+            None => text,
+        }
+    })?;
+    Ok(if status.node.ready { Exit::Ok } else { Exit::Degraded })
 }
 
 pub async fn peers(context: &Context) -> anyhow::Result<Exit> {

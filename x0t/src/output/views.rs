@@ -10,6 +10,7 @@ use super::Style;
 use super::names::{Names, hop_name, short};
 use super::table::{state, table};
 use super::units::{ago, count, millis, permille, span};
+use crate::beside::WorkloadsView;
 
 /// What `x0t status` shows.
 pub fn status(status: &StatusView, now: UnixTime, style: Style) -> String {
@@ -32,6 +33,23 @@ pub fn status(status: &StatusView, now: UnixTime, style: Style) -> String {
         text += &format!("\n  {name:<10} {value}");
     }
     text
+}
+
+/// The line of `x0t status` about workloads.
+pub fn workloads(view: &WorkloadsView, style: Style) -> String {
+    let served = match &view.socket {
+        None => "not served: the settings say so".to_owned(),
+        Some(_) if !view.serving => style.red("not served: the socket has failed, see the log"),
+        Some(socket) => {
+            let (entries, svids) = (plural_of(view.entries, "entry", "entries"), plural(view.svids, "SVID"));
+            format!("served at {}: {entries}, {svids}, {} connected", socket.display(), view.connections)
+        }
+    };
+    let unreachable = view
+        .authority_unreachable
+        .as_ref()
+        .map(|reason| format!("\n  {:<10} {}", "", style.yellow(&format!("the authority does not answer: {reason}"))));
+    format!("  {:<10} {served}{}", "workloads", unreachable.unwrap_or_default())
 }
 
 fn svid(status: &StatusView, now: UnixTime, style: Style) -> String {
@@ -146,7 +164,11 @@ pub fn trace(hops: &[TraceHop], me: &StatusView, style: Style) -> String {
 }
 
 fn plural(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+    plural_of(number, noun, &format!("{noun}s"))
+}
+
+fn plural_of(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 #[cfg(test)]

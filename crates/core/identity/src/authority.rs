@@ -293,6 +293,11 @@ impl Authority {
         self.entries.iter()
     }
 
+    /// How many there are.
+    pub fn entries_len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// One entry.
     pub fn entry(&self, id: &EntryId) -> Option<&Entry> {
         self.entries.get(id)

@@ -135,6 +135,11 @@ impl AdminClient {
         serde_json::from_slice(&bytes).map_err(protocol)
     }
 
+    /// What one of those who stand beside the node shows.
+    pub async fn look<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
+        self.read(path).await
+    }
+
     /// What it forwards.
     pub async fn forwards(&self) -> Result<Vec<ForwardView>, AdminError> {
         self.read("/api/v1/forwards").await

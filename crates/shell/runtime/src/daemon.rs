@@ -22,6 +22,7 @@ use crate::event_loop::{Ending, EventLoop, Io};
 use crate::handle::NodeHandle;
 use crate::http::{self, Asset, Listeners, Site};
 use crate::link_events::LinkEvents;
+use crate::readings::Readings;
 use crate::state_dir::{MeshFile, StateDir};
 use crate::tls_transport::{TlsListener, TlsTransport};
 use crate::tun::{MTU_RANGE, Tun, TunConfig};
@@ -51,8 +52,17 @@ impl DaemonConfig {
     }
 }
 
-/// What stands beside a node is started with this, once there is a node, and gives the routes that it adds to the admin socket.
-pub type Companion = Box<dyn FnOnce(Beside) -> anyhow::Result<axum::Router> + Send>;
+/// What stands beside a node is started with this, once there is a node.
+pub type Companion = Box<dyn FnOnce(Beside) -> anyhow::Result<Additions> + Send>;
+
+/// What those who stand beside a node add to what it shows.
+#[derive(Default)]
+pub struct Additions {
+    /// Routes of the admin socket.
+    pub routes: axum::Router,
+    /// What they count.
+    pub readings: Option<Readings>,
+}
 
 /// Questions to the authority that wait for it. More are answered with no.
 const AUTHORITY_WAITING_MAX: usize = 1024;
@@ -129,9 +139,9 @@ pub async fn run<N: Drive + Send + 'static>(
     let (stop_http, stopped) = watch::channel(false);
     let beside = Beside { node: handle.clone(), questions, stop: stopped.clone() };
     let more = companion.map(|companion| companion(beside)).transpose()?.unwrap_or_default();
-    let site = Site::new(handle, assets, version).with_forwarding(forwarding);
+    let site = Site::new(handle, assets, version).with_forwarding(forwarding).with_readings(more.readings);
     let (reading, admin_only) =
-        (http::reading_routes(site.clone()), http::admin_routes(site).merge(http::guarded(more)));
+        (http::reading_routes(site.clone()), http::admin_routes(site).merge(http::guarded(more.routes)));
     let http = tokio::spawn(http::serve(listeners, reading, admin_only, stopped));
     let started = Started { listen, http: http_address, admin: admin.clone(), interface };
     tracing::info!(listen = ?started.listen, http = ?started.http, interface = started.interface, "the node runs");

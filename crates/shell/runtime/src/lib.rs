@@ -29,6 +29,7 @@ pub mod link_events;
 pub mod metrics;
 pub mod news;
 pub mod poller;
+pub mod readings;
 pub mod state_dir;
 pub mod tls_transport;
 pub mod topology;

@@ -17,6 +17,7 @@ use x0t_node::{PeerView, View};
 
 use crate::event_loop::LoopStats;
 use crate::handle::Snapshot;
+use crate::readings::{Reading, Value, families};
 
 /// What [`render`] produces.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -126,24 +127,30 @@ const UDP_DROPS: &[Drop] = &[
 ///
 /// # Errors
 /// Never with the instruments of this file; the encoder's signature allows it.
-pub fn render(snapshot: &Snapshot, socks: Option<&SocksStats>, version: &str) -> Result<String, fmt::Error> {
+pub fn render(
+    snapshot: &Snapshot,
+    socks: Option<&SocksStats>,
+    readings: &[Reading],
+    version: &str,
+) -> Result<String, fmt::Error> {
     let mut instruments = Instruments { registry: Registry::with_prefix(PREFIX), names: BTreeSet::new() };
     let build = Info::new(vec![("version", version.to_owned())]);
     instruments.register("build", "The program that runs this node", build);
-    register_status(&mut instruments, &snapshot.view);
+    register_status(&mut instruments, snapshot);
     register_peers(&mut instruments, &snapshot.view.peers);
     register_sessions(&mut instruments, &snapshot.view);
     register_loop(&mut instruments, &snapshot.runtime);
     if let Some(socks) = socks {
         register_socks(&mut instruments, socks);
     }
+    register_readings(&mut instruments, readings);
     register_counters(&mut instruments, &snapshot.view.counters);
     let mut text = String::new();
     encode(&mut text, &instruments.registry)?;
     Ok(text)
 }
 
-fn register_status(instruments: &mut Instruments, view: &View) {
+fn register_status(instruments: &mut Instruments, Snapshot { view, wall, .. }: &Snapshot) {
     let status = &view.status;
     instruments.register("ready", "1 if the node holds a valid SVID and a usable link", level(status.ready.into()));
     instruments.register("authority", "1 if the node issues identities", level(status.is_authority.into()));
@@ -153,6 +160,19 @@ fn register_status(instruments: &mut Instruments, view: &View) {
     instruments.register("routing_epoch", "Routing epoch; grows with every boot", level(status.epoch.into()));
     let svid_expiry = level(status.svid_not_after as f64);
     instruments.register_with_unit("svid_expiry_timestamp", "End of the SVID's validity", Unit::Seconds, svid_expiry);
+    let svid_left = level(status.svid_not_after.saturating_sub(wall.as_secs()) as f64);
+    instruments.register_with_unit("svid_remaining", "Time until the SVID's end", Unit::Seconds, svid_left);
+    instruments.register(
+        "svid_failures",
+        "Attempts at the next SVID that have failed since the last one was adopted",
+        level(status.svid_failures.into()),
+    );
+    let distrust = one_hot(
+        "reason",
+        &["tainted", "revoked", "not_in_bundle"],
+        status.svid_distrust.as_deref().unwrap_or_default(),
+    );
+    instruments.register("svid_distrusted", "1 for the reason why the SVID is replaced before its time", distrust);
     let svid_state = one_hot("state", &["valid", "renewing", "degraded", "critical", "expired"], &status.svid_state);
     instruments.register("svid_state", "1 for the state the SVID is in", svid_state);
     let uptime = level(status.uptime_ms as f64 / 1e3);
@@ -231,6 +251,45 @@ fn register_socks(instruments: &mut Instruments, stats: &SocksStats) {
     );
     let associations = level(stats.associations as f64);
     instruments.register("socks_associations", "UDP associations of SOCKS5 clients at present", associations);
+}
+
+/// What those who stand beside the node count. A name that is taken is left to whoever took it.
+fn register_readings(instruments: &mut Instruments, readings: &[Reading]) {
+    for (first, samples) in families(readings) {
+        let Reading { name, help, value, labels } = first;
+        let name_in_text = match value {
+            Value::Counter(_) | Value::Level(_) => (*name).to_owned(),
+            Value::Seconds(_) => format!("{name}_{}", Unit::Seconds.as_str()),
+        };
+        if !is_metric_name(name) || instruments.names.contains(&name_in_text) {
+            continue;
+        }
+        // A family of one sample without labels would be written with empty braces.
+        if labels.is_empty() {
+            match *value {
+                Value::Counter(count) => instruments.register(name, help, counter(count)),
+                Value::Level(amount) => instruments.register(name, help, level(amount)),
+                Value::Seconds(amount) => instruments.register_with_unit(name, help, Unit::Seconds, level(amount)),
+            }
+            continue;
+        }
+        let (counters, levels) = (Family::<Labels, Counter>::default(), family());
+        for Reading { labels, value, .. } in samples {
+            match value {
+                Value::Counter(count) => {
+                    counters.get_or_create(labels).inc_by(*count);
+                }
+                Value::Level(value) | Value::Seconds(value) => {
+                    levels.get_or_create(labels).set(*value);
+                }
+            }
+        }
+        match value {
+            Value::Counter(_) => instruments.register(name, help, counters),
+            Value::Level(_) => instruments.register(name, help, levels),
+            Value::Seconds(_) => instruments.register_with_unit(name, help, Unit::Seconds, levels),
+        }
+    }
 }
 
 /// The node names its counters itself; each appears as `x0t_<name>_total`, unless an instrument of this file has that name.

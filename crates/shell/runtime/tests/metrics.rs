@@ -12,6 +12,7 @@ use x0t_netstack::SocksStats;
 use x0t_runtime::event_loop::LoopStats;
 use x0t_runtime::handle::Snapshot;
 use x0t_runtime::metrics;
+use x0t_runtime::readings::Reading;
 
 #[derive(Debug, Default)]
 struct Family {
@@ -23,8 +24,16 @@ struct Family {
 
 fn render(stats: LoopStats) -> String {
     let (at, wall) = (Instant::from_millis(1), UnixTime::from_secs(1_790_000_000));
-    metrics::render(&Snapshot { at, wall, view: sample_view(), runtime: stats }, Some(&SocksStats::default()), "1.2.3")
-        .unwrap()
+    let readings = [
+        Reading::counter("authority_svids_issued", "SVIDs issued by the authority", 3).with("subject", "node"),
+        Reading::level("agent_entries", "Entries of this host", 2),
+        Reading::counter("authority_svids_issued", "SVIDs issued by the authority", 4).with("subject", "workload"),
+        Reading::seconds("certificate_not_after_timestamp", "End of a certificate", 1_900_000_000).with("kind", "ca"),
+        Reading::level("ready", "A name that the node has already", 0),
+        Reading::level("not a name", "What is no name is left out", 0),
+    ];
+    let snapshot = Snapshot { at, wall, view: sample_view(), runtime: stats };
+    metrics::render(&snapshot, Some(&SocksStats::default()), &readings, "1.2.3").unwrap()
 }
 
 /// Families by name; each sample must belong to the family described just before it.
@@ -93,6 +102,13 @@ fn what_the_node_shows_and_the_loop_counts_is_what_is_scraped() {
     assert_eq!(sample("x0t_stalled"), 1.0);
     assert_eq!(sample("x0t_uptime_seconds"), 61.5);
     assert_eq!(sample("x0t_svid_expiry_timestamp_seconds"), 1.8e9);
+    assert_eq!(sample("x0t_svid_remaining_seconds"), 1e7);
+    assert_eq!(sample("x0t_svid_failures"), 0.0);
+    assert_eq!(sample(r#"x0t_svid_distrusted{reason="tainted"}"#), 0.0);
+    assert_eq!(sample(r#"x0t_authority_svids_issued_total{subject="node"}"#), 3.0);
+    assert_eq!(sample(r#"x0t_authority_svids_issued_total{subject="workload"}"#), 4.0);
+    assert_eq!(sample("x0t_agent_entries"), 2.0);
+    assert_eq!(sample(r#"x0t_certificate_not_after_timestamp_seconds{kind="ca"}"#), 1.9e9);
     assert_eq!(sample(r#"x0t_svid_state{state="valid"}"#), 1.0);
     assert_eq!(sample(r#"x0t_svid_state{state="expired"}"#), 0.0);
     assert_eq!(sample(r#"x0t_peer_rtt_seconds{peer="spiffe://mesh.test/node/bravo"}"#), 0.0015);

@@ -5,12 +5,15 @@
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use x0t_identity::ca_life::{AuthorityKind, Slot};
 use x0t_identity::{
-    AuthorityAnswer, AuthorityRequest, AuthorityServer, OperatorAnswer, OperatorRequest, ServerOutput, Ticket,
+    AuthorityAnswer, AuthorityRequest, AuthorityServer, AuthorityStats, OperatorAnswer, OperatorRequest, ServerOutput,
+    Ticket,
 };
 use x0t_model::{Instant, SpiffeId, UnixTime};
 
@@ -54,9 +57,33 @@ pub enum AuthorityUnavailable {
     Stopped,
 }
 
+/// How an authority fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuthorityState {
+    /// What it has done.
+    pub stats: AuthorityStats,
+    /// Registration entries.
+    pub entries: usize,
+    /// Nodes that have a name.
+    pub nodes: usize,
+    /// Agents that wait for news.
+    pub waiting: usize,
+    /// Number of the bundle in force.
+    pub bundle: u64,
+    /// The last second of what signs X.509-SVIDs, and of what signs JWT-SVIDs.
+    pub signs_until: (Option<UnixTime>, Option<UnixTime>),
+    /// Writes of its state that failed.
+    pub writes_failed: u64,
+    /// Whether it answers nobody, because its state cannot be written.
+    pub is_held: bool,
+}
+
 /// Talks to a running service. Cheap to clone; the service ends with the last one.
 #[derive(Clone)]
-pub struct AuthorityHandle(SyncSender<Job>);
+pub struct AuthorityHandle {
+    jobs: SyncSender<Job>,
+    state: Arc<Mutex<AuthorityState>>,
+}
 
 impl fmt::Debug for AuthorityHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,7 +97,7 @@ impl AuthorityHandle {
     /// # Errors
     /// With what to answer.
     pub fn request(&self, ticket: Ticket, request: AuthorityRequest) -> Result<(), Box<AuthorityAnswer>> {
-        let (reason, job) = match self.0.try_send(Job::Request(ticket, request)) {
+        let (reason, job) = match self.jobs.try_send(Job::Request(ticket, request)) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(job)) => (AuthorityUnavailable::Busy, job),
             Err(TrySendError::Disconnected(job)) => (AuthorityUnavailable::Stopped, job),
@@ -82,13 +109,18 @@ impl AuthorityHandle {
         }
     }
 
+    /// How it fares.
+    pub fn state(&self) -> AuthorityState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks for the operator of this host.
     ///
     /// # Errors
     /// If the service has too much to do or has ended.
     pub async fn operator(&self, request: OperatorRequest) -> Result<OperatorAnswer, AuthorityUnavailable> {
         let (sender, receiver) = oneshot::channel();
-        self.0.try_send(Job::Operator(request, sender)).map_err(|error| match error {
+        self.jobs.try_send(Job::Operator(request, sender)).map_err(|error| match error {
             TrySendError::Full(_) => AuthorityUnavailable::Busy,
             TrySendError::Disconnected(_) => AuthorityUnavailable::Stopped,
         })?;
@@ -106,8 +138,10 @@ pub fn start(
     ports: impl AuthorityPorts,
 ) -> std::io::Result<AuthorityHandle> {
     let (sender, jobs) = sync_channel(WAITING_MAX);
+    let state = Arc::<Mutex<AuthorityState>>::default();
     let service = Service {
         server,
+        state: state.clone(),
         store,
         ports,
         operators: std::collections::BTreeMap::new(),
@@ -115,11 +149,12 @@ pub fn start(
         maintain_at: Instant::ZERO,
     };
     thread::Builder::new().name("x0t-authority".to_owned()).spawn(move || service.run(&jobs))?;
-    Ok(AuthorityHandle(sender))
+    Ok(AuthorityHandle { jobs: sender, state })
 }
 
 struct Service<P> {
     server: AuthorityServer,
+    state: Arc<Mutex<AuthorityState>>,
     store: Box<dyn AuthorityStore>,
     ports: P,
     operators: std::collections::BTreeMap<Ticket, oneshot::Sender<OperatorAnswer>>,
@@ -152,6 +187,27 @@ impl<P: AuthorityPorts> Service<P> {
         }
     }
 
+    /// Lets others see how it fares.
+    fn show(&self) {
+        let authority = self.server.authority();
+        let signs_until = |kind| authority.life().active(kind).map(Slot::not_after);
+        self.note(|state| {
+            *state = AuthorityState {
+                stats: self.server.stats(),
+                entries: authority.entries_len(),
+                nodes: authority.names().count(),
+                waiting: self.server.waiting(),
+                bundle: authority.bundle().sequence(),
+                signs_until: (signs_until(AuthorityKind::X509), signs_until(AuthorityKind::Jwt)),
+                ..*state
+            };
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut AuthorityState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Prepares, activates and prunes the authority's own keys as it is due.
     fn maintain(&mut self, now: Instant, wall: UnixTime) {
         if now < self.maintain_at {
@@ -170,6 +226,7 @@ impl<P: AuthorityPorts> Service<P> {
     }
 
     fn perform(&mut self) {
+        self.show();
         while let Some(output) = self.server.poll_output() {
             match output {
                 ServerOutput::Commit(commands) => self.commit(&commands),
@@ -191,8 +248,13 @@ impl<P: AuthorityPorts> Service<P> {
         while let Err(error) = self.store.commit(commands, self.server.authority()) {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, retry_in = ?pause, "the authority's state cannot be written; it answers nobody until it can");
+            self.note(|state| {
+                state.writes_failed += 1;
+                state.is_held = true;
+            });
             thread::park_timeout(pause);
             pause = (pause * 2).min(RETRY_MAX);
         }
+        self.note(|state| state.is_held = false);
     }
 }

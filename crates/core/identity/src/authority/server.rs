@@ -225,6 +225,8 @@ pub struct AuthorityStats {
     pub node_svids_issued: u64,
     /// X.509-SVIDs issued to workloads.
     pub workload_svids_issued: u64,
+    /// JWT-SVIDs minted.
+    pub jwt_svids_minted: u64,
     /// Requests refused, of any kind.
     pub requests_refused: u64,
     /// Waiting agents that had to make room.
@@ -286,6 +288,11 @@ impl AuthorityServer {
     /// What it has done.
     pub const fn stats(&self) -> AuthorityStats {
         self.stats
+    }
+
+    /// Agents that wait for news.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Somebody asks. The answer follows, now or later, under `ticket`.
@@ -394,7 +401,7 @@ impl AuthorityServer {
         outcomes
     }
 
-    fn mint(&self, node: &SpiffeId, entry: &EntryId, audience: &[String], now: UnixTime) -> AgentAnswer {
+    fn mint(&mut self, node: &SpiffeId, entry: &EntryId, audience: &[String], now: UnixTime) -> AgentAnswer {
         let audience = match AudienceSet::parse(audience.iter().map(String::as_str)) {
             Ok(audience) => audience,
             Err(error) => return AgentAnswer::refused("bad_audience", &error),

@@ -1,6 +1,7 @@
 //! What can be asked.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::handle::{NoAnswer, NodeHandle, Snapshot};
 use crate::metrics;
 use crate::news::{Item, Subscription};
+use crate::readings::Readings;
 use crate::topology::Topology;
 
 use super::access::guard;
@@ -44,25 +46,39 @@ pub struct Asset {
 }
 
 /// What the routes need.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Site {
     node: NodeHandle,
     assets: &'static [Asset],
     version: &'static str,
     latest: Arc<Mutex<Option<Arc<Snapshot>>>>,
     pub(super) forwarding: Option<Forwarding>,
+    readings: Option<Readings>,
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Site({} assets, version {})", self.assets.len(), self.version)
+    }
 }
 
 impl Site {
     /// The node, the page, and the version of the program.
     pub fn new(node: NodeHandle, assets: &'static [Asset], version: &'static str) -> Self {
-        Self { node, assets, version, latest: Arc::default(), forwarding: None }
+        Self { node, assets, version, latest: Arc::default(), forwarding: None, readings: None }
     }
 
     /// With the routes of what is forwarded and exposed.
     #[must_use]
     pub fn with_forwarding(mut self, forwarding: Forwarding) -> Self {
         self.forwarding = Some(forwarding);
+        self
+    }
+
+    /// With what those who stand beside the node count.
+    #[must_use]
+    pub fn with_readings(mut self, readings: Option<Readings>) -> Self {
+        self.readings = readings;
         self
     }
 
@@ -161,7 +177,8 @@ async fn ready(State(site): State<Site>) -> Result<Response, Unavailable> {
 async fn render_metrics(State(site): State<Site>) -> Result<Response, Unavailable> {
     let snapshot = site.snapshot().await?;
     let socks = site.forwarding.as_ref().map(Forwarding::socks_stats);
-    Ok(match metrics::render(&snapshot, socks.as_ref(), site.version) {
+    let readings = site.readings.as_ref().map(|read| read()).unwrap_or_default();
+    Ok(match metrics::render(&snapshot, socks.as_ref(), &readings, site.version) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     })

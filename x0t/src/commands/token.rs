@@ -53,7 +53,10 @@ pub async fn create(client: &Client, args: TokenCreateArgs) -> anyhow::Result<To
         addresses: resolve_all(&args.addresses)?,
     };
     match client.command(command).await? {
-        Reply::Token { token, expires } => Ok(Token { join: format!("x0t join {token}"), token, expires }),
+        Reply::Token { token, expires } => {
+            let token = token.expose().clone();
+            Ok(Token { join: format!("x0t join {token}"), token, expires })
+        }
         Reply::Refused { reason } => Err(Failure::new(Exit::Denied, format!("no token was created: {reason}"))
             .next("run `x0t token create` on the node that created the mesh; `x0t status` says which node is an authority")
             .into()),

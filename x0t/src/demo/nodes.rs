@@ -54,7 +54,7 @@ impl Nodes {
         let name = Some(self.names[joiner].clone());
         let command = Command::CreateToken { name, ttl: TOKEN_TTL, addresses: vec![via] };
         match timeout(ANSWER, self.clients[authority].command(command)).await.context("no answer in time")?? {
-            Reply::Token { token, .. } => Ok(token),
+            Reply::Token { token, .. } => Ok(token.expose().clone()),
             other => bail!("failed to make a token: {other:?}"),
         }
     }

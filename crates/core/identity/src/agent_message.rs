@@ -16,6 +16,7 @@ use crate::ca_life::KeyId;
 use crate::entry::EntryId;
 use crate::jwt::AUDIENCES_MAX;
 use crate::message::Refused;
+use crate::secret::Secret;
 
 /// Bytes of a body.
 pub const AGENT_BODY_MAX: usize = 60 * 1024;
@@ -113,7 +114,7 @@ pub enum AgentAnswer {
     /// The token.
     MintedJwt {
         /// The compact JWS. A secret.
-        token: String,
+        token: Secret<String>,
         /// Its `exp`.
         expires_at: UnixTime,
     },

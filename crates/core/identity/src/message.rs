@@ -161,7 +161,7 @@ pub enum Message {
     AgentAnswer {
         /// That of the request.
         id: u64,
-        /// An encoded [`AgentAnswer`](crate::AgentAnswer).
+        /// An encoded [`AgentAnswer`](crate::AgentAnswer). It may hold a token.
         body: Vec<u8>,
     },
 }

@@ -78,7 +78,7 @@ fn what_was_promised_is_durable_before_the_answer_leaves() {
     let [ServerOutput::Commit(commands), ServerOutput::Answer(0, answer)] = &made[..] else { panic!("{made:?}") };
     assert!(matches!(commands[..], [AuthorityCommand::AddToken { .. }]));
     let AuthorityAnswer::Operator(OperatorAnswer::Token { token, .. }) = answer else { panic!("{answer:?}") };
-    let token: x0t_identity::JoinToken = token.parse().unwrap();
+    let token: x0t_identity::JoinToken = token.expose().parse().unwrap();
     let join = |csr| JoinRequest { secret: token.secret.clone(), name: Some("gamma".into()), csr };
     let csr = world.mesh.csr();
     let joined = world.ask(7, AuthorityRequest::Join(join(csr.clone())));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Distrusted, Ticket};
+use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Distrusted, Secret, Ticket};
 use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 use x0t_overlay::CertificateDer;
 
@@ -237,7 +237,7 @@ pub enum Reply {
     /// The token's text. A secret until it is used.
     Token {
         /// What `x0t join` takes.
-        token: String,
+        token: Secret<String>,
         /// When it stops working, in seconds since 1970.
         expires: u64,
     },

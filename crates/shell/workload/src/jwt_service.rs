@@ -140,7 +140,9 @@ impl JwtService {
         };
         let (now, wall) = self.shared.ports.now();
         let outcome = outcome.and_then(|body| match AgentAnswer::decode(&body) {
-            Ok(AgentAnswer::MintedJwt { token, .. }) => JwtSvid::read(&token, wall).map_err(|_| FetchFailure::Unusable),
+            Ok(AgentAnswer::MintedJwt { token, .. }) => {
+                JwtSvid::read(token.expose(), wall).map_err(|_| FetchFailure::Unusable)
+            }
             Ok(AgentAnswer::Refused(refused)) => Err(FetchFailure::Refused(refused.text)),
             Ok(AgentAnswer::Sync(_) | AgentAnswer::IssuedX509 { .. }) | Err(_) => Err(FetchFailure::Unusable),
         });

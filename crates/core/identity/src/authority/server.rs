@@ -9,6 +9,7 @@
 //! reaches its processes in the time of one message and nobody polls.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use crate::jwt::AudienceSet;
 use crate::keys::{KeySource, PrivateKey};
 use crate::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
 use crate::revocation::Withdrawn;
+use crate::secret::Secret;
+use crate::upstream::UpstreamFiles;
 
 /// How long a waiting agent is kept before it hears that nothing has changed. Shorter than what makes a path of routers forget.
 pub const SYNC_WAIT: Duration = Duration::from_secs(25);
@@ -137,8 +140,8 @@ pub enum OperatorRequest {
     },
 }
 
-/// What an authority says.
-#[derive(Debug, PartialEq, Eq)]
+/// What an authority says. `Debug` leaves the body of an answer to an agent out: it may hold a token.
+#[derive(PartialEq, Eq)]
 pub enum AuthorityAnswer {
     /// To a joiner, or to a node that renews.
     Message(Message),
@@ -155,7 +158,7 @@ pub enum OperatorAnswer {
     /// The token's text, a secret until it is used, and when it stops working.
     Token {
         /// What `x0t join` takes.
-        token: String,
+        token: Secret<String>,
         /// Seconds since 1970.
         expires: UnixTime,
     },
@@ -257,8 +260,8 @@ pub struct AuthorityServer {
     wall: UnixTime,
 }
 
-impl std::fmt::Debug for AuthorityServer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for AuthorityServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AuthorityServer({:?}, {} waiting)", self.authority, self.waiting.len())
     }
 }
@@ -407,7 +410,10 @@ impl AuthorityServer {
             Err(error) => return AgentAnswer::refused("bad_audience", &error),
         };
         match self.authority.mint_jwt(node, entry, &audience, now) {
-            Ok(svid) => AgentAnswer::MintedJwt { token: svid.token().to_owned(), expires_at: svid.expires_at() },
+            Ok(svid) => {
+                self.stats.jwt_svids_minted += 1;
+                AgentAnswer::MintedJwt { token: Secret::new(svid.token().to_owned()), expires_at: svid.expires_at() }
+            }
             Err(refusal) => AgentAnswer::refused(refusal.code(), &refusal),
         }
     }
@@ -482,7 +488,9 @@ impl AuthorityServer {
             OperatorRequest::CreateToken { name, ttl, addresses } => {
                 let ttl = ttl.min(TOKEN_TTL_MAX);
                 match self.authority.create_token(name.as_deref(), ttl, addresses, &mut self.entropy, now) {
-                    Ok(token) => OperatorAnswer::Token { token: token.to_string(), expires: token.expires },
+                    Ok(token) => {
+                        OperatorAnswer::Token { token: Secret::new(token.to_string()), expires: token.expires }
+                    }
                     Err(refusal) => OperatorAnswer::Refused(Refused::new("token_refused", &refusal)),
                 }
             }
@@ -549,6 +557,16 @@ impl AuthorityServer {
         match self.authority.entry(id) {
             Some(entry) => OperatorAnswer::Entry { entry: Box::new(entry.clone()) },
             None => OperatorAnswer::Done,
+        }
+    }
+}
+
+impl fmt::Debug for AuthorityAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(message) => f.debug_tuple("Message").field(message).finish(),
+            Self::Agent(body) => write!(f, "Agent({} bytes)", body.len()),
+            Self::Operator(answer) => f.debug_tuple("Operator").field(answer).finish(),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use x0t_identity::ca_life::KeyId;
 use x0t_identity::{EntryId, Selector};
-use x0t_model::TrustDomain;
+use x0t_model::{SpiffeId, TrustDomain};
 use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
 use x0t_runtime::state_dir::WorkloadSocket;
 
@@ -343,6 +343,15 @@ pub struct UpArgs {
     /// How long the identities that the new mesh issues are valid [default: 1h].
     #[arg(long, env = "X0T_SVID_TTL", value_name = "DURATION", value_parser = parse::svid_ttl)]
     pub svid_ttl: Option<Duration>,
+    /// The certificate of an intermediate CA that signs for the new mesh, and those above it (PEM) [default: the mesh makes its own root].
+    #[arg(long, env = "X0T_UPSTREAM_CERT", value_name = "FILE", requires = "upstream_key")]
+    pub upstream_cert: Option<PathBuf>,
+    /// Its private key (PEM, PKCS#8).
+    #[arg(long, env = "X0T_UPSTREAM_KEY", value_name = "FILE", requires = "upstream_cert")]
+    pub upstream_key: Option<PathBuf>,
+    /// The roots that members trust (PEM) [default: those in the file of the certificate].
+    #[arg(long, env = "X0T_UPSTREAM_ROOTS", value_name = "FILE", requires = "upstream_cert")]
+    pub upstream_roots: Option<PathBuf>,
     /// Stay in the foreground.
     #[arg(long)]
     pub foreground: bool,
@@ -351,6 +360,20 @@ pub struct UpArgs {
     pub wait: Duration,
     #[command(flatten)]
     pub node: NodeArgs,
+}
+
+/// Files that hold an intermediate CA.
+#[derive(Args, Debug)]
+pub struct UpstreamArgs {
+    /// The certificate of its key first, then those above it (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub cert: PathBuf,
+    /// Its private key (PEM, PKCS#8).
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The roots that members trust (PEM) [default: those in the file of the certificate].
+    #[arg(long, value_name = "FILE")]
+    pub roots: Option<PathBuf>,
 }
 
 /// `x0t join`.
@@ -418,11 +441,14 @@ pub enum EntryAction {
         /// As in `x0t entry list`.
         id: EntryId,
     },
-    /// Take an identity away. Processes lose it within a second; what they hold already ends by itself.
+    /// Take an identity away. Processes lose it within a second; what they hold already ends by itself, or is revoked.
     #[command(visible_alias = "rm")]
     Delete {
         /// As in `x0t entry list`.
         id: EntryId,
+        /// Put every X.509-SVID that is out for the identity on the revocation list.
+        #[arg(long)]
+        revoke: bool,
     },
 }
 
@@ -471,6 +497,8 @@ pub enum AuthorityAction {
         /// What it is to sign.
         kind: KindArg,
     },
+    /// Bring an intermediate CA that an authority outside has certified. It is tried, its root is published, and it signs nothing yet.
+    Import(UpstreamArgs),
     /// Let the prepared authority sign. Refused until every live node has it in use, unless forced.
     Activate {
         #[arg(long, value_name = "x509|jwt", default_value = "x509")]
@@ -519,6 +547,11 @@ pub enum IdentityAction {
 /// `x0t svid …`.
 #[derive(Debug, Subcommand)]
 pub enum SvidAction {
+    /// Put every X.509-SVID that is out for an identity on the revocation list. Whoever is entitled to one gets another at once.
+    Revoke {
+        /// Whose: a SPIFFE ID.
+        id: SpiffeId,
+    },
     /// Show the X.509-SVIDs of this process, once.
     Show(SvidArgs),
     /// Show them now and whenever they change, until interrupted.

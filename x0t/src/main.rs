@@ -20,6 +20,7 @@ mod resolve;
 mod settings;
 mod start;
 mod ui;
+mod upstream;
 
 use std::process::ExitCode;
 

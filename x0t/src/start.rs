@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys};
+use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys, import_upstream};
 use x0t_model::{Entropy, SpiffeId, TrustDomain};
 use x0t_node::critical::RULES_MAX;
 use x0t_node::discovery::DiscoveryConfig;
@@ -23,7 +23,7 @@ use x0t_runtime::udp::{BindError, UdpSockets};
 use crate::beside::{self, Home};
 use crate::cli::NodeName;
 use crate::exit::{Exit, Failure};
-use crate::{host, ui};
+use crate::{host, ui, upstream};
 
 /// Letters of a fresh trust domain: none that are taken for one another when read aloud or typed.
 const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -45,12 +45,20 @@ pub fn new_mesh(
     trust_domain: &TrustDomain,
     name: &NodeName,
     svid_ttl: Option<Duration>,
+    upstream: Option<&upstream::Files>,
 ) -> anyhow::Result<Vec<Record>> {
     let node = SpiffeId::node(trust_domain, name.as_str())?;
     let mut config = AuthorityConfig::default();
     config.svid_ttl = svid_ttl.unwrap_or(config.svid_ttl);
     let (mut entropy, mut keys, now) = (Entropy::new(seed()?), AwsLcKeys, Clock.wall());
-    let mut authority = Authority::create(&node, config, &mut keys, &mut entropy, now)?;
+    let mut authority = match upstream {
+        None => Authority::create(&node, config, &mut keys, &mut entropy, now)?,
+        Some(files) => {
+            let imported = import_upstream(trust_domain, files.as_bytes(), config.svid_ttl, now, &mut entropy);
+            let (material, key) = imported.map_err(upstream::failure)?;
+            Authority::create_with(&node, config, material, key, now)?
+        }
+    };
     let svid = authority.issue_self(&mut keys, &mut entropy, now)?;
     let record = |kind, bytes: &[u8]| Record { kind, bytes: bytes.to_vec() };
     Ok(vec![

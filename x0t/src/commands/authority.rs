@@ -1,4 +1,4 @@
-//! `x0t authority status|plan|prepare|activate|taint|revoke`.
+//! `x0t authority status|plan|prepare|import|activate|taint|revoke`.
 
 use comfy_table::Cell;
 use x0t_identity::ca_life::{AuthorityKind, CaStatus, Step};
@@ -10,16 +10,22 @@ use super::Context;
 use crate::cli::{AuthorityAction, KindArg};
 use crate::exit::{Exit, Failure};
 use crate::output::{Style, span, table};
+use crate::upstream;
 
 pub async fn run(context: &Context, action: AuthorityAction) -> anyhow::Result<Exit> {
     let request = match action {
         AuthorityAction::Status => OperatorRequest::AuthorityStatus,
         AuthorityAction::Plan => OperatorRequest::AuthorityPlan,
         AuthorityAction::Prepare { kind } => OperatorRequest::PrepareAuthority { kind: kind.into() },
+        AuthorityAction::Import(args) => {
+            let files = upstream::read(&args.cert, &args.key, args.roots.as_deref())?;
+            OperatorRequest::ImportAuthority { chain: files.chain, key: files.key, roots: files.roots }
+        }
         AuthorityAction::Activate { kind, force } => OperatorRequest::ActivateAuthority { kind: kind.into(), force },
         AuthorityAction::Taint { key_id } => OperatorRequest::TaintAuthority { key_id },
         AuthorityAction::Revoke { key_id, force } => OperatorRequest::RevokeAuthority { key_id, force },
     };
+    let is_import = matches!(request, OperatorRequest::ImportAuthority { .. });
     let now = Clock.wall();
     match context.client().authority(&request).await? {
         OperatorAnswer::Authorities { status } => {
@@ -33,9 +39,8 @@ pub async fn run(context: &Context, action: AuthorityAction) -> anyhow::Result<E
             context.out.result(&answer, |_| "done; `x0t authority status` shows the outcome".to_owned())?;
         }
         OperatorAnswer::Refused(refused) => {
-            return Err(Failure::new(Exit::Denied, format!("not done: {}", refused.text))
-                .next("`x0t authority plan` says what is waited for")
-                .into());
+            let next = if is_import { upstream::NEXT } else { "`x0t authority plan` says what is waited for" };
+            return Err(Failure::new(Exit::Denied, format!("not done: {}", refused.text)).next(next).into());
         }
         OperatorAnswer::Token { .. }
         | OperatorAnswer::Tokens { .. }

@@ -2,14 +2,15 @@
 
 use comfy_table::Cell;
 use serde::Serialize;
-use x0t_identity::{AuthorityCommand, Entry, EntryId, EntrySpec, OperatorAnswer, OperatorRequest, Parent, Selectors};
-use x0t_model::{SpiffeId, TrustDomain};
+use x0t_identity::{Entry, EntryId, EntrySpec, OperatorAnswer, OperatorRequest, Parent, Selectors};
+use x0t_model::{SpiffeId, TrustDomain, UnixTime};
+use x0t_runtime::clock::Clock;
 
 use super::Context;
 use crate::cli::{EntryAction, EntryCreateArgs};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
-use crate::output::table;
+use crate::output::{span, table};
 
 pub async fn run(context: &Context, action: EntryAction) -> anyhow::Result<Exit> {
     let client = context.client();
@@ -26,14 +27,17 @@ pub async fn run(context: &Context, action: EntryAction) -> anyhow::Result<Exit>
             let entry = list(&client).await?.into_iter().find(|entry| entry.id == id).ok_or_else(|| unknown(&id))?;
             context.out.result(&entry, |_| describe(&entry))?;
         }
-        EntryAction::Delete { id } => {
-            let command = AuthorityCommand::DeleteEntry { id: id.clone() };
-            match client.authority(&OperatorRequest::Change(command)).await? {
-                OperatorAnswer::Done => {
-                    context.out.result(&Deleted { deleted: &id }, |_| format!("deleted entry {id}"))?;
-                }
+        EntryAction::Delete { id, revoke } => {
+            let request = OperatorRequest::DeleteEntry { id: id.clone(), revoke };
+            let revoked = match client.authority(&request).await? {
+                OperatorAnswer::Done => None,
+                OperatorAnswer::Revoked { svids, complete_from } => Some(Revoked::new(svids, complete_from)),
                 other => return Err(not_done(other, "deleted").into()),
-            }
+            };
+            context.out.result(&Deleted { deleted: &id, revoked }, |_| match revoked {
+                None => format!("deleted entry {id}"),
+                Some(revoked) => format!("deleted entry {id}\n{}", revoked.text()),
+            })?;
         }
     }
     Ok(Exit::Ok)
@@ -42,6 +46,35 @@ pub async fn run(context: &Context, action: EntryAction) -> anyhow::Result<Exit>
 #[derive(Serialize)]
 struct Deleted<'a> {
     deleted: &'a EntryId,
+    revoked: Option<Revoked>,
+}
+
+/// What was put on the revocation list.
+#[derive(Clone, Copy, Serialize)]
+pub struct Revoked {
+    svids: usize,
+    complete_from: Option<UnixTime>,
+}
+
+impl Revoked {
+    /// From what the authority answers.
+    pub const fn new(svids: usize, complete_from: Option<UnixTime>) -> Self {
+        Self { svids, complete_from }
+    }
+
+    /// In words.
+    pub fn text(self) -> String {
+        let put = format!("{} X.509-SVIDs are on the revocation list", self.svids);
+        match self.complete_from {
+            None => put,
+            Some(end) => {
+                let left = span(end.since(Clock.wall()).as_secs() * 1_000);
+                format!(
+                    "{put}; others may be valid for up to {left}: the authority has restarted since they were issued"
+                )
+            }
+        }
+    }
 }
 
 async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> anyhow::Result<()> {
@@ -62,7 +95,7 @@ async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> an
         dns_names: args.dns_names,
         federates_with: args.federates_with.into_iter().collect(),
         hint: args.hint,
-        expires_at: args.expires_in.map(|after| x0t_runtime::clock::Clock.wall() + after),
+        expires_at: args.expires_in.map(|after| Clock.wall() + after),
         ..EntrySpec::new(full_id(&args.spiffe_id, domain)?, parent, selectors)
     };
     match client.authority(&OperatorRequest::CreateEntry(spec)).await? {

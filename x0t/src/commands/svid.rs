@@ -1,4 +1,4 @@
-//! `x0t svid show|watch|write`: a client of the Workload API, like any other.
+//! `x0t svid show|watch|write`: a client of the Workload API, like any other. `x0t svid revoke` asks the authority.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,18 +6,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::Serialize;
 use tokio::sync::watch;
+use x0t_identity::{OperatorAnswer, OperatorRequest};
 use x0t_model::{SpiffeId, TrustDomain, UnixTime};
 use x0t_runtime::clock::Clock;
 use x0t_workload::client::{ClientConfig, ClientError, Endpoint, Followed, Health, WorkloadClient, X509Context};
 use x0t_workload::files::{FileSet, write_svid};
 
 use super::Context;
+use super::entry::Revoked;
 use crate::cli::{SvidAction, SvidArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::span;
 
 pub async fn run(context: &Context, action: SvidAction) -> anyhow::Result<Exit> {
     match action {
+        SvidAction::Revoke { id } => revoke(context, id).await?,
         SvidAction::Show(args) => {
             let given = client(context, &args)?.fetch_x509(Clock.wall()).await.map_err(|error| failure(&error))?;
             print(context, &given)?;
@@ -44,6 +47,20 @@ pub async fn run(context: &Context, action: SvidAction) -> anyhow::Result<Exit> 
         }
     }
     Ok(Exit::Ok)
+}
+
+/// What is out for `id` goes on the revocation list.
+async fn revoke(context: &Context, id: SpiffeId) -> anyhow::Result<()> {
+    match context.client().authority(&OperatorRequest::RevokeSvids { id }).await? {
+        OperatorAnswer::Revoked { svids, complete_from } => {
+            let revoked = Revoked::new(svids, complete_from);
+            context.out.result(&revoked, |_| revoked.text())
+        }
+        OperatorAnswer::Refused(refused) => {
+            Err(Failure::new(Exit::Denied, format!("not done: {}", refused.text)).into())
+        }
+        _ => Err(Failure::new(Exit::Error, "the authority answered something else than what was asked").into()),
+    }
 }
 
 #[derive(Serialize)]

@@ -13,7 +13,7 @@ use crate::cli::{TokenCreateArgs, UpArgs};
 use crate::daemon::{Starting, until_ready};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Progress, Style};
-use crate::{host, settings, start};
+use crate::{host, settings, start, upstream};
 
 /// How long the token works that is printed for the next host.
 const FIRST_TOKEN_TTL: Duration = Duration::from_hours(1);
@@ -92,7 +92,11 @@ fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
     let mesh = settings::with_settings(MeshFile::new(trust_domain.clone(), name.as_str()), &args.node)?;
     // What keeps the node from starting is found before anything is made of it.
     start::check_ports(&mesh)?;
-    let records = start::new_mesh(&trust_domain, &name, args.svid_ttl)?;
+    let upstream = match (&args.upstream_cert, &args.upstream_key) {
+        (Some(cert), Some(key)) => Some(upstream::read(cert, key, args.upstream_roots.as_deref())?),
+        _ => None,
+    };
+    let records = start::new_mesh(&trust_domain, &name, args.svid_ttl, upstream.as_ref())?;
     StateDir::create(&context.state_dir, &mesh, &records).map_err(start::state_dir_failure)?;
     Ok(true)
 }
@@ -104,6 +108,11 @@ fn check_same(context: &Context, args: &UpArgs, mesh: &MeshFile) -> Result<(), F
         return Err(start::state_dir_failure(StateDirError::OtherMesh { path, found, wanted }));
     }
     let changes_name = args.name.as_ref().is_some_and(|name| name.as_str() != mesh.name);
+    if args.upstream_cert.is_some() {
+        let text =
+            format!("{} holds node {} already: its mesh has an authority", context.state_dir.display(), mesh.name);
+        return Err(Failure::new(Exit::Error, text).next("bring the intermediate with `x0t authority import`"));
+    }
     if changes_name || args.svid_ttl.is_some() {
         let what = if changes_name { "the name of a node" } else { "how long identities are valid" };
         return Err(Failure::new(

@@ -4,5 +4,6 @@
 
 mod forwarding;
 mod host;
+mod identity;
 mod mesh;
 mod refusals;

@@ -43,7 +43,7 @@ use crate::csr::{self, RequestedKey};
 use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::issuance::{self, IssueError, Validity};
 use crate::jwt::{AudienceSet, JWT_SVID_TTL_DEFAULT, JwtRequest, JwtSigningKey, JwtSvid};
-use crate::keys::KeySource;
+use crate::keys::{KeySource, PrivateKey};
 use crate::leaf_rules::Leaf;
 use crate::revocation::{IssuedSvids, Revocations, Serial};
 use crate::seal::SealKey;
@@ -141,11 +141,22 @@ impl Authority {
         entropy: &mut Entropy,
         now: UnixTime,
     ) -> Result<Self, IssueError> {
-        let name = node.node_name().filter(|name| check_name(node.trust_domain(), name).is_ok());
-        let name = name.ok_or_else(|| IssueError::NotANode(node.clone()))?.to_owned();
         let key = keys.generate()?;
         let life = (now - config.backdate, now + config.authority_ttl);
         let material = Material::self_signed(node.trust_domain(), &key, life, None, entropy)?;
+        Self::create_with(node, config, material, key, now)
+    }
+
+    /// The same with an intermediate of an authority outside, which [`import_upstream`](crate::import_upstream) has read.
+    pub fn create_with(
+        node: &SpiffeId,
+        config: AuthorityConfig,
+        material: Material,
+        key: PrivateKey,
+        now: UnixTime,
+    ) -> Result<Self, IssueError> {
+        let name = node.node_name().filter(|name| check_name(node.trust_domain(), name).is_ok());
+        let name = name.ok_or_else(|| IssueError::NotANode(node.clone()))?.to_owned();
         let keyring = Keyring::create(node.trust_domain(), material, key, 1, now);
         let keyring = keyring.map_err(|error| IssueError::Encoding(error.to_string()))?;
         let names = BTreeMap::from([(name.clone(), now)]);

@@ -55,6 +55,14 @@ pub enum UpstreamError {
     /// The roots make no bundle.
     #[error("the roots make no bundle")]
     Roots(#[from] BundleError),
+    /// Its time, or that of a certificate above it, is over.
+    #[error("the certificate number {position} of the chain ended at {not_after:?}: have another one made")]
+    Expired {
+        /// Counted from 1, which is the one of the key.
+        position: usize,
+        /// Its last second.
+        not_after: UnixTime,
+    },
     /// Too little of its life is left.
     #[error(
         "the intermediate is valid until {not_after:?}, and SVIDs that live {svid_ttl:?} need six times that from now on"
@@ -65,12 +73,44 @@ pub enum UpstreamError {
         /// How long SVIDs live.
         svid_ttl: Duration,
     },
+    /// A certificate that it issued for a trial is not accepted, and one of the chain says whom it may certify.
+    #[error(
+        "an SVID issued for a trial is refused, and the certificate number {position} of the chain has name constraints: have one made \
+         without constraints on URIs, which validators of SPIFFE IDs do not agree upon"
+    )]
+    NameConstraints {
+        /// Counted from 1, which is the one of the key; the roots follow.
+        position: usize,
+        /// What the trial said.
+        #[source]
+        source: VerifyError,
+    },
     /// A certificate that it issued for a trial is not accepted.
-    #[error("an SVID issued for a trial is refused: look at path lengths, name constraints and the order of the chain")]
+    #[error("an SVID issued for a trial is refused: look at path lengths, and the order of the chain")]
     Trial(#[source] VerifyError),
     /// It cannot issue.
     #[error("the intermediate cannot issue")]
     Issue(#[from] IssueError),
+}
+
+impl UpstreamError {
+    /// A stable word for the API and tests; never changes its meaning.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoCertificate(_) => "no_certificate",
+            Self::NoKey | Self::Key(_) => "bad_key",
+            Self::KeyMismatch => "key_mismatch",
+            Self::ChainTooLong(_) => "chain_too_long",
+            Self::Certificate { .. } => "bad_certificate",
+            Self::PathLength { .. } => "path_length",
+            Self::Roots(_) => "bad_roots",
+            Self::Expired { .. } => "expired",
+            Self::TooShort { .. } => "too_short",
+            Self::NameConstraints { .. } => "name_constraints",
+            Self::Trial(_) => "trial_refused",
+            Self::Issue(_) => "cannot_issue",
+        }
+    }
 }
 
 /// Files that make an upstream authority, as bytes.
@@ -80,7 +120,7 @@ pub struct UpstreamFiles<'a> {
     pub chain: &'a [u8],
     /// A PEM PKCS#8 private key.
     pub key: &'a [u8],
-    /// PEM certificates: what goes into the bundle.
+    /// PEM certificates: what goes into the bundle. If it is empty, the self-issued ones of the chain.
     pub roots: &'a [u8],
 }
 
@@ -93,8 +133,13 @@ pub fn import_upstream(
     now: UnixTime,
     entropy: &mut Entropy,
 ) -> Result<(Material, PrivateKey), UpstreamError> {
-    let roots = certificates("the roots", files.roots)?;
     let mut chain = certificates("the chain", files.chain)?;
+    let roots = if files.roots.is_empty() {
+        let roots: Vec<_> = chain.iter().filter(|certificate| is_self_issued(certificate)).cloned().collect();
+        if roots.is_empty() { Err(UpstreamError::NoCertificate("the roots")) } else { Ok(roots) }
+    } else {
+        certificates("the roots", files.roots)
+    }?;
     chain.retain(|certificate| !roots.contains(certificate));
     if chain.len() > CARRIED_CERTIFICATES_MAX {
         return Err(UpstreamError::ChainTooLong(chain.len()));
@@ -106,6 +151,9 @@ pub fn import_upstream(
     for (index, certificate) in chain.iter().enumerate() {
         let refused = |source| UpstreamError::Certificate { position: index + 1, source };
         let (_, ends) = authority_rules::check(certificate, trust_domain).map_err(refused)?;
+        if ends <= now {
+            return Err(UpstreamError::Expired { position: index + 1, not_after: ends });
+        }
         not_after = not_after.min(ends);
     }
     if parse(own).map_err(|source| UpstreamError::Certificate { position: 1, source })?.public_key().raw
@@ -159,7 +207,20 @@ fn try_out(
     let validity = Validity { not_before: now, not_after: now + Duration::from_secs(60) };
     let (leaf, _) = issuance::leaf((&id, &[]), &public_key_of(key)?, &signer, validity, entropy)?;
     let shown: Vec<_> = std::iter::once(leaf).chain(chain.iter().cloned()).collect();
-    verify_chain(&shown, bundle, now).map(|_| ()).map_err(UpstreamError::Trial)
+    let Err(source) = verify_chain(&shown, bundle, now) else { return Ok(()) };
+    let constrained = chain.iter().chain(bundle.authorities()).position(has_name_constraints);
+    Err(match constrained {
+        Some(index) => UpstreamError::NameConstraints { position: index + 1, source },
+        None => UpstreamError::Trial(source),
+    })
+}
+
+fn has_name_constraints(certificate: &CertificateDer<'static>) -> bool {
+    parse(certificate).is_ok_and(|parsed| parsed.name_constraints().is_ok_and(|constraints| constraints.is_some()))
+}
+
+fn is_self_issued(certificate: &CertificateDer<'static>) -> bool {
+    parse(certificate).is_ok_and(|parsed| parsed.subject().as_raw() == parsed.issuer().as_raw())
 }
 
 fn certificates(whose: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {

@@ -10,9 +10,11 @@ use crate::ca_life::{
     AuthorityKind, CaAction, CaCommand, CaLife, CaLifeConfig, CaRefusal, CaStatus, KeyId, Material, Patience, Step,
     Transition,
 };
+use crate::entry::EntryId;
 use crate::issuance::IssueError;
 use crate::keys::{KeySource, PrivateKey};
 use crate::revocation::{IssuedSvid, Withdrawn};
+use crate::upstream::{UpstreamError, UpstreamFiles, import_upstream};
 
 /// Why an authority's keys do not change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +28,9 @@ pub enum CaChangeError {
     /// The new authority cannot be made.
     #[error("the new authority cannot be made")]
     Issue(#[from] IssueError),
+    /// The intermediate is not taken.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
 }
 
 impl CaChangeError {
@@ -35,6 +40,7 @@ impl CaChangeError {
             Self::Refused(refusal) => refusal.code(),
             Self::Command(refusal) => refusal.code(),
             Self::Issue(_) => "cannot_issue",
+            Self::Upstream(error) => error.code(),
         }
     }
 }
@@ -102,6 +108,17 @@ impl Authority {
         self.keyring.keep(key);
         self.execute(AuthorityCommand::ChangeCa { change: command })?;
         Ok(key_id)
+    }
+
+    /// Reads an intermediate of an authority outside, tries it, and puts its roots into the bundle. It signs nothing yet.
+    pub fn import_files(
+        &mut self,
+        files: UpstreamFiles<'_>,
+        entropy: &mut Entropy,
+        now: UnixTime,
+    ) -> Result<KeyId, CaChangeError> {
+        let (material, key) = import_upstream(self.trust_domain(), files, self.config.svid_ttl, now, entropy)?;
+        self.import_ca(material, key, now)
     }
 
     /// Lets the prepared authority sign.
@@ -177,6 +194,21 @@ impl Authority {
         if !withdrawn.svids.is_empty() {
             self.execute(AuthorityCommand::RevokeSvids { svids: withdrawn.svids.clone(), at: now })?;
         }
+        Ok(withdrawn)
+    }
+
+    /// Deletes an entry; with `revoke`, everything that is out for its identity goes on the revocation list. Other entries of the same
+    /// identity get new SVIDs at once. If the list is full, nothing is changed.
+    pub fn delete_entry(
+        &mut self,
+        id: &EntryId,
+        revoke: bool,
+        now: UnixTime,
+    ) -> Result<Option<Withdrawn>, CommandRefusal> {
+        let entry = self.entry(id).ok_or_else(|| CommandRefusal::UnknownEntry(id.clone()))?;
+        let identity = entry.spec.spiffe_id.clone();
+        let withdrawn = if revoke { Some(self.revoke_svids(&identity, now)?) } else { None };
+        self.execute(AuthorityCommand::DeleteEntry { id: id.clone() })?;
         Ok(withdrawn)
     }
 

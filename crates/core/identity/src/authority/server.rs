@@ -21,11 +21,11 @@ use crate::agent_message::{
     AGENT_BODY_MAX, AgentAnswer, AgentRequest, Base64, SYNC_ENTRIES_MAX, SvidOutcome, SvidRequest, SyncAnswer,
     SyncRequest,
 };
-use crate::ca_life::{AuthorityKind, CaCommand, CaStatus, KeyId, Material, Patience, Step, Transition};
+use crate::ca_life::{AuthorityKind, CaCommand, CaStatus, KeyId, Patience, Step, Transition};
 use crate::causes;
 use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::jwt::AudienceSet;
-use crate::keys::{KeySource, PrivateKey};
+use crate::keys::KeySource;
 use crate::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
 use crate::revocation::Withdrawn;
 use crate::secret::Secret;
@@ -98,6 +98,13 @@ pub enum OperatorRequest {
     CreateEntry(EntrySpec),
     /// The registration entries.
     ListEntries,
+    /// An entry is deleted.
+    DeleteEntry {
+        /// Which.
+        id: EntryId,
+        /// Whether everything that is out for its identity goes on the revocation list; otherwise it ends by itself.
+        revoke: bool,
+    },
     /// The authorities, and who has heard of them.
     AuthorityStatus,
     /// What is going to happen to them, when, and why not yet.
@@ -107,12 +114,14 @@ pub enum OperatorRequest {
         /// What it signs.
         kind: AuthorityKind,
     },
-    /// The same, with an intermediate of an authority outside, which was read from files.
+    /// The same, with an intermediate of an authority outside: the content of files, PEM.
     ImportAuthority {
-        /// Its certificates.
-        material: Material,
-        /// Its private key, PKCS#8. A secret.
-        key: Base64,
+        /// See [`UpstreamFiles::chain`].
+        chain: String,
+        /// See [`UpstreamFiles::key`].
+        key: Secret<String>,
+        /// See [`UpstreamFiles::roots`].
+        roots: String,
     },
     /// The prepared authority signs.
     ActivateAuthority {
@@ -515,9 +524,17 @@ impl AuthorityServer {
                     text: "this node cannot make keys".to_owned(),
                 }),
             },
-            OperatorRequest::ImportAuthority { material, key } => match PrivateKey::from_pkcs8(&key.0) {
-                Ok(key) => done(self.authority.import_ca(material, key, now)),
-                Err(error) => OperatorAnswer::Refused(Refused::new("bad_material", &error)),
+            OperatorRequest::ImportAuthority { chain, key, roots } => {
+                let (chain, key, roots) = (chain.as_bytes(), key.expose().as_bytes(), roots.as_bytes());
+                let files = UpstreamFiles { chain, key, roots };
+                done(self.authority.import_files(files, &mut self.entropy, now))
+            }
+            OperatorRequest::DeleteEntry { id, revoke } => match self.authority.delete_entry(&id, revoke, now) {
+                Ok(Some(Withdrawn { svids, complete_from })) => {
+                    OperatorAnswer::Revoked { svids: svids.len(), complete_from }
+                }
+                Ok(None) => OperatorAnswer::Done,
+                Err(refusal) => OperatorAnswer::Refused(Refused::new(refusal.code(), &refusal)),
             },
             OperatorRequest::ActivateAuthority { kind, force } => {
                 changed(self.authority.activate_ca(kind, patience(force), now))

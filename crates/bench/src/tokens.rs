@@ -9,8 +9,8 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, ParsedPublicKey, Signature,
 };
 use x0t_identity::{
-    AudienceSet, AwsLcKeys, Bundle, BundleMap, JWT_SVID_TTL_DEFAULT, JwtCache, JwtCacheConfig, JwtCacheKey, JwtRequest,
-    JwtSigningKey, JwtSvid, JwtValidationCache, JwtValidator, KeySource, Lookup, VerifiedJwt,
+    AudienceSet, AwsLcKeys, Bundle, BundleMap, EntryId, JWT_SVID_TTL_DEFAULT, JwtCache, JwtCacheConfig, JwtCacheKey,
+    JwtRequest, JwtSigningKey, JwtSvid, JwtValidationCache, JwtValidator, KeySource, Lookup, VerifiedJwt,
 };
 use x0t_model::{Instant, SpiffeId, UnixTime};
 
@@ -125,10 +125,12 @@ impl Kept {
         let issuer = Issuer::new()?;
         let config = JwtCacheConfig { capacity: count, capacity_per_identity: count, ..JwtCacheConfig::default() };
         let mut kept = Self { cache: JwtCache::new(config), keys: Vec::new(), turn: 0 };
+        let entry = EntryId::from_random([7; 16]);
         for number in 0..count {
             let key = JwtCacheKey {
                 spiffe_id: issuer.subject.clone(),
                 audience: audience(&format!("spiffe://mesh.test/service/{number}"))?,
+                entry: entry.clone(),
             };
             kept.cache.get(&key, START, NOW);
             let fetch = kept.cache.poll_fetch(START).ok_or_else(|| missing("nothing to fetch"))?;

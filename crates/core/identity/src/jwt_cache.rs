@@ -7,7 +7,7 @@
 //!   wait                                                in the background                       a moment, then served
 //! ```
 //!
-//! * A token is kept under the identity *it names*, whatever was asked for: an entry that is renamed between request and answer must
+//! * A token is kept under the identity *it names*, and the entry by which it was asked for, whatever identity was meant: an entry that is renamed between request and answer must
 //!   not leave one workload's token under another's name (SPIRE issue 6501).
 //! * Nobody with a valid token waits for a source that hangs (SPIRE issue 5994). Only a token that is about to end is worth a
 //!   short wait for a refresh that has just begun.
@@ -34,6 +34,7 @@ use self::distrust::Distrust;
 use self::flights::{Flights, Pace};
 use self::store::Store;
 use crate::bundle::Bundle;
+use crate::entry::EntryId;
 use crate::jwt::{AudienceSet, JwtSvid, KeyId};
 
 /// Wall-clock times are turned into deadlines anew at least this often, because the wall clock may be set.
@@ -84,6 +85,8 @@ pub struct JwtCacheKey {
     pub spiffe_id: SpiffeId,
     /// For whom.
     pub audience: AudienceSet,
+    /// By which entry: two of one identity may differ in how long their tokens live, and in who takes them away.
+    pub entry: EntryId,
 }
 
 /// A caller that waits.
@@ -289,7 +292,7 @@ impl JwtCache {
         self.stats.fetched += 1;
         let svid = Arc::new(svid);
         let is_awaited = !flight.waiters.is_empty();
-        self.stats.evicted += self.store.insert(svid.clone(), is_awaited);
+        self.stats.evicted += self.store.insert(flight.key.entry.clone(), svid.clone(), is_awaited);
         if *svid.spiffe_id() != flight.key.spiffe_id {
             let error = JwtCacheError::OtherIdentity(svid.spiffe_id().clone());
             return self.fetch_failed(&flight, &error, now, wall);
@@ -341,7 +344,15 @@ impl JwtCache {
     /// The identity is not ours any more: its tokens are dropped, and whoever waits for one is told.
     pub fn forget_identity(&mut self, spiffe_id: &SpiffeId) {
         self.stats.purged += self.store.forget(spiffe_id);
-        for flight in self.flights.take_of(spiffe_id) {
+        for flight in self.flights.take_of(|key| key.spiffe_id == *spiffe_id) {
+            self.answer(flight.waiters, &Err(JwtCacheError::Forgotten));
+        }
+    }
+
+    /// The entry gives nothing any more, or another identity: tokens that came by it are dropped, and whoever waits for one is told.
+    pub fn forget_entry(&mut self, entry: &EntryId) {
+        self.stats.purged += self.store.forget_entry(entry);
+        for flight in self.flights.take_of(|key| key.entry == *entry) {
             self.answer(flight.waiters, &Err(JwtCacheError::Forgotten));
         }
     }

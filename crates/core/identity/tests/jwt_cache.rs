@@ -32,6 +32,35 @@ fn the_first_caller_waits_and_the_second_is_served_from_the_cache() {
 }
 
 #[test]
+fn l21_two_entries_of_one_identity_have_a_token_each_and_lose_it_alone() {
+    let mut world = World::new(JwtCacheConfig::default());
+    let (long, short) = (key_by("long", "web", "db"), key_by("short", "web", "db"));
+    for (key, life) in [(&long, 3600), (&short, 60)] {
+        let wait = world.cache.get(key, world.now, world.wall);
+        assert!(matches!(wait, Lookup::Wait(_)), "{wait:?}");
+        let fetch = world.only_fetch();
+        assert_eq!(fetch.key, *key, "the entry that was asked by is the one to ask with");
+        let svid = world.mint("web", "db", "k1", life);
+        world.answer_with(&fetch, Ok(svid));
+    }
+    let life = |world: &mut World, key: &JwtCacheKey| match world.cache.get(key, world.now, world.wall) {
+        Lookup::Serve(svid) => Some(svid.expires_at().since(svid.issued_at())),
+        Lookup::Wait(_) | Lookup::Refused(_) => None,
+    };
+    assert_eq!((life(&mut world, &long), life(&mut world, &short)), (Some(secs(3600)), Some(secs(60))));
+    world.cache.forget_entry(&long.entry);
+    assert_eq!((life(&mut world, &long), life(&mut world, &short)), (None, Some(secs(60))));
+    // Whoever waits for a token of an entry that goes is told.
+    let fetch = world.only_fetch();
+    world.cache.forget_entry(&long.entry);
+    let forgotten = world.answers().pop().map(|(_, answer)| answer);
+    assert_eq!(forgotten, Some(Err(JwtCacheError::Forgotten)));
+    let late = world.mint("web", "db", "k1", 3600);
+    world.answer_with(&fetch, Ok(late));
+    assert_eq!(life(&mut world, &long), None, "what comes late is not kept");
+}
+
+#[test]
 fn callers_that_ask_for_the_same_token_share_one_fetch() {
     let mut world = World::new(JwtCacheConfig::default());
     let waiters: Vec<_> = (0..64).map(|_| world.must_wait("web", "db")).collect();
@@ -621,8 +650,7 @@ impl World {
     /// The source answers with what was asked for, for five minutes.
     fn complete(&mut self, fetch: &Fetch) -> JwtSvid {
         let name = fetch.key.spiffe_id.path().trim_start_matches('/').to_owned();
-        let audience: Vec<String> = fetch.key.audience.iter().map(ToString::to_string).collect();
-        let svid = self.mint(&name, &audience.join(" "), "k1", 300);
+        let svid = self.mint(&name, &audiences(&fetch.key.audience), "k1", 300);
         self.answer_with(fetch, Ok(svid.clone()));
         svid
     }
@@ -638,7 +666,7 @@ impl World {
 
     /// The source answers an own question with this one.
     fn put(&mut self, svid: JwtSvid) {
-        let key = JwtCacheKey { spiffe_id: svid.spiffe_id().clone(), audience: svid.audience().clone() };
+        let key = key(svid.spiffe_id().path().trim_start_matches('/'), &audiences(svid.audience()));
         assert!(matches!(self.cache.get(&key, self.now, self.wall), Lookup::Wait(_)));
         let fetch = self.only_fetch();
         self.answer_with(&fetch, Ok(svid));
@@ -668,7 +696,16 @@ fn identity(name: &str) -> x0t_model::SpiffeId {
 }
 
 fn key(name: &str, audience: &str) -> JwtCacheKey {
-    JwtCacheKey { spiffe_id: identity(name), audience: AudienceSet::parse(audience.split(' ')).unwrap() }
+    key_by("entry", name, audience)
+}
+
+fn key_by(entry: &str, name: &str, audience: &str) -> JwtCacheKey {
+    let audience = AudienceSet::parse(audience.split(' ')).unwrap();
+    JwtCacheKey { spiffe_id: identity(name), audience, entry: entry.parse().unwrap() }
+}
+
+fn audiences(set: &AudienceSet) -> String {
+    set.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn bundle(names: &[&str]) -> Bundle {

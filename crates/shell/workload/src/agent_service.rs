@@ -9,7 +9,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use x0t_identity::ca_life::KeyId;
-use x0t_identity::{Agent, AgentEvent, AgentStats, AudienceSet, AwsLcKeys, Bundle, Distrusted, Entry, JwtSvid};
+use x0t_identity::{
+    Agent, AgentEvent, AgentStats, AudienceSet, AwsLcKeys, Bundle, Distrusted, Entry, EntryId, JwtSvid,
+};
 use x0t_model::{Instant, SpiffeId, UnixTime};
 
 use crate::identities::{Crls, Held, Identities};
@@ -111,8 +113,8 @@ struct Driver {
     state: Arc<Mutex<AgentState>>,
     /// Generation of the last snapshot.
     published: u64,
-    /// The identities in it.
-    given: BTreeSet<SpiffeId>,
+    /// The entries in it, and what they give.
+    given: BTreeSet<(EntryId, SpiffeId)>,
 }
 
 impl Driver {
@@ -180,9 +182,9 @@ impl Driver {
         if self.agent.generation() != self.published {
             self.published = self.agent.generation();
             let held: Vec<_> = self.agent.held().map(|held| Held { entry: held.entry, svid: held.svid }).collect();
-            let given = held.iter().map(|held| held.entry.spec.spiffe_id.clone()).collect();
-            for gone in std::mem::replace(&mut self.given, given).difference(&self.given) {
-                self.jwt.forget_identity(gone);
+            let given = held.iter().map(|held| (held.entry.id.clone(), held.entry.spec.spiffe_id.clone())).collect();
+            for (gone, _) in std::mem::replace(&mut self.given, given).difference(&self.given) {
+                self.jwt.forget_entry(gone);
             }
             let lists: Vec<Arc<[u8]>> = self.agent.crls().iter().map(|list| list.as_slice().into()).collect();
             let crls = Crls::from([(self.agent.node().trust_domain().clone(), lists)]);

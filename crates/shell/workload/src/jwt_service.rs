@@ -11,7 +11,6 @@ use x0t_identity::{
     AgentAnswer, AgentRequest, AudienceSet, Bundle, Entry, EntryId, Fetch, FetchFailure, JwtCache, JwtCacheConfig,
     JwtCacheError, JwtCacheKey, JwtCacheStats, JwtSvid, KeyId, Lookup, WaiterId,
 };
-use x0t_model::SpiffeId;
 
 use crate::agent_service::AgentPorts;
 use crate::source::SourceError;
@@ -37,8 +36,6 @@ struct Shared {
 struct Desk {
     cache: JwtCache,
     waiting: BTreeMap<WaiterId, oneshot::Sender<Outcome>>,
-    /// By which entry an identity was asked for last: a refresh asks by the same.
-    entries: BTreeMap<JwtCacheKey, EntryId>,
 }
 
 impl JwtService {
@@ -46,7 +43,7 @@ impl JwtService {
     pub fn start(ports: Arc<dyn AgentPorts>, stop: watch::Receiver<bool>) -> Self {
         // A member has sixteen tickets at the authority; its X.509-SVIDs must not wait behind tokens.
         let cache = JwtCache::new(JwtCacheConfig { fetches_max: FETCHES_MAX, ..JwtCacheConfig::default() });
-        let desk = Mutex::new(Desk { cache, waiting: BTreeMap::new(), entries: BTreeMap::new() });
+        let desk = Mutex::new(Desk { cache, waiting: BTreeMap::new() });
         let service = Self { shared: Arc::new(Shared { desk, ports, stirred: Notify::new() }) };
         tokio::spawn(service.clone().run(stop));
         service
@@ -57,7 +54,8 @@ impl JwtService {
     /// # Errors
     /// If the authority refuses, or does not answer and there is no valid one.
     pub async fn mint(&self, entry: &Entry, audience: &AudienceSet) -> Result<Arc<JwtSvid>, SourceError> {
-        let key = JwtCacheKey { spiffe_id: entry.spec.spiffe_id.clone(), audience: audience.clone() };
+        let (spiffe_id, audience) = (entry.spec.spiffe_id.clone(), audience.clone());
+        let key = JwtCacheKey { spiffe_id, audience, entry: entry.id.clone() };
         let receiver = {
             let (now, wall) = self.shared.ports.now();
             let mut desk = self.shared.desk();
@@ -70,7 +68,6 @@ impl JwtService {
                 }
                 Lookup::Refused(error) => return Err(refused(&error)),
                 Lookup::Wait(waiter) => {
-                    desk.remember(key, entry.id.clone());
                     let (sender, receiver) = oneshot::channel();
                     desk.waiting.insert(waiter, sender);
                     receiver
@@ -94,9 +91,9 @@ impl JwtService {
         self.shared.desk().cache.taint(key_id);
     }
 
-    /// This node gives the identity to nobody any more.
-    pub fn forget_identity(&self, spiffe_id: &SpiffeId) {
-        self.shared.desk().cache.forget_identity(spiffe_id);
+    /// The entry gives nothing to this node's processes any more, or another identity.
+    pub fn forget_entry(&self, entry: &EntryId) {
+        self.shared.desk().cache.forget_entry(entry);
     }
 
     /// What the cache has done.
@@ -123,16 +120,14 @@ impl JwtService {
         let mut desk = self.shared.desk();
         desk.cache.handle_timeout(now, wall);
         while let Some(fetch) = desk.cache.poll_fetch(now) {
-            match desk.entries.get(&fetch.key).cloned() {
-                Some(entry) => drop(tokio::spawn(self.clone().fetch(fetch, entry))),
-                None => desk.cache.handle_fetched(fetch.id, Err(FetchFailure::Unusable), now, wall),
-            }
+            drop(tokio::spawn(self.clone().fetch(fetch)));
         }
         desk.answer();
         desk.cache.poll_timeout()
     }
 
-    async fn fetch(self, fetch: Fetch, entry: EntryId) {
+    async fn fetch(self, fetch: Fetch) {
+        let entry = fetch.key.entry.clone();
         let audience = fetch.key.audience.iter().map(|audience| audience.as_str().to_owned()).collect();
         let outcome = match (AgentRequest::MintJwt { entry, audience }).encode() {
             Ok(body) => self.shared.ports.ask(body).await.map_err(FetchFailure::Unavailable),
@@ -161,14 +156,6 @@ impl Shared {
 }
 
 impl Desk {
-    fn remember(&mut self, key: JwtCacheKey, entry: EntryId) {
-        // As many as the cache holds; a key that is pushed out is asked for by whoever wants it next.
-        if self.entries.len() >= 2 * JwtCacheConfig::default().capacity {
-            self.entries.clear();
-        }
-        self.entries.insert(key, entry);
-    }
-
     fn answer(&mut self) {
         while let Some((waiter, outcome)) = self.cache.poll_answer() {
             if let Some(sender) = self.waiting.remove(&waiter) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use x0t_model::{Instant, SpiffeId};
+use x0t_model::Instant;
 
 use super::{Fetch, FetchId, JwtCacheConfig, JwtCacheKey, WaiterId};
 
@@ -208,9 +208,9 @@ impl Flights {
         self.flights.values_mut().filter(|flight| flight.deadline.is_some()).for_each(|flight| flight.suspect = true);
     }
 
-    /// Ends every fetch for `spiffe_id`.
-    pub(super) fn take_of(&mut self, spiffe_id: &SpiffeId) -> Vec<Flight> {
-        let ids: Vec<_> = self.flights.iter().filter(|(_, flight)| flight.key.spiffe_id == *spiffe_id).collect();
+    /// Ends every fetch whose key `is_meant`.
+    pub(super) fn take_of(&mut self, is_meant: impl Fn(&JwtCacheKey) -> bool) -> Vec<Flight> {
+        let ids: Vec<_> = self.flights.iter().filter(|(_, flight)| is_meant(&flight.key)).collect();
         let ids: Vec<_> = ids.into_iter().map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }

@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use x0t_model::{Instant, SpiffeId, UnixTime};
 
 use super::JwtCacheKey;
+use crate::entry::EntryId;
 use crate::jwt::JwtSvid;
 
 /// With less than this left a token is about to end, unless it never lived much longer.
@@ -101,9 +102,9 @@ impl Store {
         self.tokens.get(key).map(|held| held.svid.clone()).filter(|svid| svid.expires_at() > wall)
     }
 
-    /// Keeps `svid` under the identity and the audience that it names; how many others had to go.
-    pub(super) fn insert(&mut self, svid: Arc<JwtSvid>, is_used: bool) -> u64 {
-        let key = JwtCacheKey { spiffe_id: svid.spiffe_id().clone(), audience: svid.audience().clone() };
+    /// Keeps `svid`, which came by `entry`, under the identity and the audience that it names; how many others had to go.
+    pub(super) fn insert(&mut self, entry: EntryId, svid: Arc<JwtSvid>, is_used: bool) -> u64 {
+        let key = JwtCacheKey { spiffe_id: svid.spiffe_id().clone(), audience: svid.audience().clone(), entry };
         let refresh_at = refresh_at(&svid);
         let held =
             Held { svid, last_use: 0, refresh_at, due: refresh_at, is_used, failures: 0, retry_at: Instant::ZERO };
@@ -170,6 +171,13 @@ impl Store {
     pub(super) fn forget(&mut self, identity: &SpiffeId) -> u64 {
         let uses = self.by_identity.get(identity).into_iter().flatten();
         let keys: Vec<_> = uses.filter_map(|number| self.recency.get(number)).cloned().collect();
+        keys.iter().for_each(|key| self.remove(key));
+        keys.len() as u64
+    }
+
+    /// Drops every token that came by `entry`; how many.
+    pub(super) fn forget_entry(&mut self, entry: &EntryId) -> u64 {
+        let keys: Vec<_> = self.tokens.keys().filter(|key| key.entry == *entry).cloned().collect();
         keys.iter().for_each(|key| self.remove(key));
         keys.len() as u64
     }

@@ -26,7 +26,7 @@ use x0t_model::{Entropy, SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
 pub use self::ca::CaChangeError;
 pub use self::command::AuthorityCommand;
 use self::entries::Entries;
-pub use self::entries::{ENTRIES_MAX, EntryDelta, Known};
+pub use self::entries::{ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, Known};
 use self::keyring::Keyring;
 pub use self::refusal::{CommandRefusal, EntryRefusal, IssueRefusal, JoinRefusal, RenewRefusal, TokenRefusal};
 pub use self::server::{

@@ -10,6 +10,9 @@ use crate::entry::{Entry, EntryId, EntrySpec, Parent};
 
 /// Entries of an authority. SPIRE's largest published deployments keep ten to fifteen workloads on each of a few thousand nodes.
 pub const ENTRIES_MAX: usize = 65_536;
+/// Bytes of all entries as JSON. The stored state has to fit into a file that the state directory reads (64 MiB), together with 16,384
+/// names, the tokens and the authorities; 65,536 entries of an ordinary 400 bytes have 25 MiB.
+pub const ENTRIES_BYTES_MAX: usize = 48 << 20;
 /// Deletions that are remembered. A node that missed more is sent everything.
 const DELETIONS_MAX: usize = 4096;
 
@@ -17,6 +20,8 @@ const DELETIONS_MAX: usize = 4096;
 #[derive(Default)]
 pub(super) struct Entries {
     entries: BTreeMap<EntryId, Entry>,
+    /// What they have as JSON.
+    bytes: usize,
     /// Entries in the order of their last change.
     by_revision: BTreeMap<u64, EntryId>,
     /// What was deleted, or moved to other nodes, oldest first.
@@ -78,6 +83,16 @@ impl Entries {
         if self.entries.len() >= ENTRIES_MAX && !self.entries.contains_key(id) {
             return Err(EntryRefusal::TooManyEntries);
         }
+        self.fits(id, spec)
+    }
+
+    /// Whether there is room for `spec` as entry `id`.
+    fn fits(&self, id: &EntryId, spec: &EntrySpec) -> Result<(), EntryRefusal> {
+        let before = self.entries.get(id).map_or(0, stored_len);
+        let entry = Entry { id: id.clone(), spec: spec.clone(), created_at: FAR, revision: u64::MAX };
+        if self.bytes - before + stored_len(&entry) > ENTRIES_BYTES_MAX {
+            return Err(EntryRefusal::NoRoom);
+        }
         Ok(())
     }
 
@@ -89,7 +104,9 @@ impl Entries {
     /// Puts a stored entry back.
     pub(super) fn restore(&mut self, entry: Entry) {
         let (id, revision, parent) = (entry.id.clone(), entry.revision, entry.spec.parent.clone());
+        self.bytes += stored_len(&entry);
         if let Some(before) = self.entries.insert(id.clone(), entry) {
+            self.bytes -= stored_len(&before);
             self.by_revision.remove(&before.revision);
             if before.spec.parent != parent {
                 self.remember(Deletion { revision, id: id.clone(), parent: before.spec.parent });
@@ -101,6 +118,7 @@ impl Entries {
     /// Takes an entry out; whether there was one.
     pub(super) fn remove(&mut self, id: &EntryId, revision: u64) -> bool {
         let Some(before) = self.entries.remove(id) else { return false };
+        self.bytes -= stored_len(&before);
         self.by_revision.remove(&before.revision);
         self.remember(Deletion { revision, id: id.clone(), parent: before.spec.parent });
         true
@@ -172,6 +190,14 @@ impl Entries {
     }
 }
 
+/// The longest time that an entry may have been made at.
+const FAR: UnixTime = UnixTime::from_secs(u64::MAX);
+
+/// What an entry has in the stored state, with the comma behind it.
+fn stored_len(entry: &Entry) -> usize {
+    serde_json::to_vec(entry).map_or(0, |json| json.len() + 1)
+}
+
 /// One step of what a node has to do.
 enum Change<'a> {
     Put(&'a Entry),
@@ -198,6 +224,43 @@ mod tests {
             parent,
             Selectors::new([selector]).expect("one selector"),
         )
+    }
+
+    #[test]
+    fn entries_that_would_not_fit_into_the_state_directory_are_refused_before_they_are_kept() {
+        let domain: TrustDomain = "mesh.test".parse().expect("a trust domain");
+        let mut table = Entries::default();
+        let long: Vec<_> = (0..30).map(|n| format!("cgroup:path:/{n}/{}", "x".repeat(500))).collect();
+        let large = |uid: u32| {
+            let selectors = long.iter().cloned().chain([format!("unix:uid:{uid}")]);
+            let selectors = selectors.map(|text| text.parse().expect("a selector"));
+            EntrySpec { selectors: Selectors::new(selectors).expect("selectors"), ..spec(uid, Parent::AnyNode) }
+        };
+        let (mut kept, mut revision) = (0, 0);
+        let refusal = loop {
+            let id: EntryId = format!("e{kept}").parse().expect("an id");
+            // Twins are looked for elsewhere, and the search takes its time.
+            table.by_revision.clear();
+            match table.fits(&id, &large(kept)) {
+                Ok(()) => {}
+                Err(refusal) => break refusal,
+            }
+            revision += 1;
+            table.put(&id, &large(kept), UnixTime::from_secs(1), revision);
+            kept += 1;
+        };
+        assert_eq!(refusal, EntryRefusal::NoRoom);
+        assert!((2_900..3_300).contains(&kept), "{kept} entries of 16 KiB");
+        let whole: usize = table.iter().map(stored_len).sum();
+        assert_eq!(table.bytes, whole, "counted, not looked at each time");
+        let first: EntryId = "e0".parse().expect("an id");
+        assert_eq!(
+            table.check(&first, &spec(7, Parent::AnyNode), &domain),
+            Ok(()),
+            "a shorter one in its place is welcome"
+        );
+        table.remove(&first, revision + 1);
+        assert_eq!(table.fits(&first, &large(0)), Ok(()), "and what is deleted makes room");
     }
 
     proptest! {

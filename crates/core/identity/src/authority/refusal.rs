@@ -6,7 +6,7 @@ use x0t_model::{SpiffeId, SpiffeIdError, UnixTime};
 
 use super::keyring::KeyringError;
 use super::tokens::TokenId;
-use super::{ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX};
+use super::{ENTRIES_BYTES_MAX, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX};
 use crate::csr::CsrError;
 use crate::entry::{EntryError, EntryId};
 use crate::issuance::IssueError;
@@ -151,6 +151,9 @@ pub enum EntryRefusal {
     /// [`ENTRIES_MAX`] are kept.
     #[error("{max} entries are kept, which is all there may be: delete some", max = ENTRIES_MAX)]
     TooManyEntries,
+    /// [`ENTRIES_BYTES_MAX`] bytes are kept.
+    #[error("the entries have {max} MiB together, which is all there may be: delete some, or write shorter ones", max = ENTRIES_BYTES_MAX >> 20)]
+    NoRoom,
 }
 
 /// Why a command is not applied. It has changed nothing.
@@ -205,7 +208,7 @@ impl CommandRefusal {
             Self::UnknownEntry(_) => "unknown_entry",
             Self::EntryExists(_) | Self::Entry(EntryRefusal::AlreadyExists(_)) => "already_exists",
             Self::Entry(EntryRefusal::Invalid(_)) => "invalid_entry",
-            Self::Entry(EntryRefusal::TooManyEntries) => "too_many_entries",
+            Self::Entry(EntryRefusal::TooManyEntries | EntryRefusal::NoRoom) => "too_many_entries",
             Self::Ca(KeyringError::Refused(refusal)) => refusal.code(),
             Self::Ca(KeyringError::Issue(_) | KeyringError::Bundle(_)) => "bad_material",
             Self::TooManyRevocations => "too_many_revocations",

@@ -62,7 +62,7 @@ pub fn new_mesh(
     let svid = authority.issue_self(&mut keys, &mut entropy, now)?;
     let record = |kind, bytes: &[u8]| Record { kind, bytes: bytes.to_vec() };
     Ok(vec![
-        record(RecordKind::Authority, &authority.to_stored()),
+        record(RecordKind::Authority, &authority.to_stored()?),
         record(RecordKind::Bundle, &authority.bundle().to_json()),
         record(RecordKind::Authorities, &stored_authorities(&[node])),
         record(RecordKind::Svid, &svid.to_stored()),

@@ -501,7 +501,10 @@ impl World {
         while let Some(output) = server.poll_output() {
             match output {
                 ServerOutput::Commit(_) => {
-                    disk.insert(RecordKind::Authority, server.authority().to_stored().to_vec());
+                    disk.insert(
+                        RecordKind::Authority,
+                        server.authority().to_stored().expect("a state that can be stored").to_vec(),
+                    );
                 }
                 ServerOutput::Answer(TICKET, AuthorityAnswer::Operator(given)) => answer = Some(given),
                 ServerOutput::Answer(..) | ServerOutput::Joined(_) => {}
@@ -609,7 +612,10 @@ impl World {
         while let Some(output) = server.poll_output() {
             match output {
                 ServerOutput::Commit(_) => {
-                    disk.insert(RecordKind::Authority, server.authority().to_stored().to_vec());
+                    disk.insert(
+                        RecordKind::Authority,
+                        server.authority().to_stored().expect("a state that can be stored").to_vec(),
+                    );
                 }
                 ServerOutput::Answer(ticket, answer) => {
                     node.handle(Input::AuthorityAnswer { ticket, answer }, now, wall)

@@ -33,7 +33,7 @@ pub use self::server::{
     AuthorityAnswer, AuthorityRequest, AuthorityServer, AuthorityStats, OperatorAnswer, OperatorRequest, SYNC_WAIT,
     ServerOutput, Ticket,
 };
-pub use self::stored::StoredAuthorityError;
+pub use self::stored::{NotStorable, StoredAuthorityError};
 use self::tokens::Tokens;
 pub use self::tokens::{JOIN_TOKENS_MAX, TokenHash, TokenId, TokenState, TokenView};
 use crate::bundle::Bundle;

@@ -23,7 +23,7 @@ fn one_seed_gives_one_issuance_byte_for_byte() {
         let (alpha, beta) = (mesh.own_svid(NOW), mesh.join("beta"));
         let token = mesh.token(Some("gamma")).to_string();
         let chains = [alpha.to_stored().to_vec(), beta.to_stored().to_vec()];
-        (mesh.authority.to_stored().to_vec(), mesh.authority.bundle().to_json(), chains, token)
+        (mesh.authority.to_stored().unwrap().to_vec(), mesh.authority.bundle().to_json(), chains, token)
     };
     assert_eq!(run(), run());
 }
@@ -158,7 +158,7 @@ fn l1_of_64_joins_with_one_token_exactly_one_succeeds() {
     let used = JoinRefusal::Used { at: NOW, by: "node-0".to_owned() };
     assert!(outcomes[1..].iter().all(|outcome| outcome.as_ref() == Err(&used)));
     // A crash after persisting changes nothing about it.
-    let stored = mesh.authority.to_stored();
+    let stored = mesh.authority.to_stored().unwrap();
     let mut again = Authority::from_stored(mesh.authority.trust_domain(), &stored).unwrap();
     assert_eq!(again.redeem(&token.secret, Some("node-9"), &csr, &mut mesh.entropy, NOW), Err(used));
 }
@@ -252,7 +252,8 @@ fn l12_an_authority_that_slept_for_a_week_issues_to_itself_again() {
     let mut mesh = Mesh::new();
     mesh.own_svid(NOW);
     let later = NOW + 168 * HOUR;
-    let mut again = Authority::from_stored(mesh.authority.trust_domain(), &mesh.authority.to_stored()).unwrap();
+    let mut again =
+        Authority::from_stored(mesh.authority.trust_domain(), &mesh.authority.to_stored().unwrap()).unwrap();
     std::mem::swap(&mut again, &mut mesh.authority);
     let svid = mesh.own_svid(later);
     assert!(verify_chain(svid.chain(), mesh.authority.bundle(), later).is_ok());
@@ -316,7 +317,7 @@ fn a_token_needs_addresses_and_a_name_that_can_be_given_away() {
 #[test]
 fn the_table_of_names_is_bounded() {
     let mut mesh = Mesh::new();
-    let stored = String::from_utf8(mesh.authority.to_stored().to_vec()).unwrap();
+    let stored = String::from_utf8(mesh.authority.to_stored().unwrap().to_vec()).unwrap();
     let names: Vec<String> = (1..ISSUED_NAMES_MAX).map(|n| format!("\"n{n}\":1")).collect();
     let full = stored.replace("\"names\":{", &format!("\"names\":{{{},", names.join(",")));
     let domain = mesh.authority.trust_domain().clone();
@@ -336,9 +337,9 @@ fn stored_state_comes_back_whole() {
     let mut mesh = Mesh::new();
     mesh.join("beta");
     mesh.token(Some("gamma"));
-    let stored = mesh.authority.to_stored();
+    let stored = mesh.authority.to_stored().unwrap();
     let again = Authority::from_stored(mesh.authority.trust_domain(), &stored).unwrap();
-    assert_eq!(again.to_stored(), stored);
+    assert_eq!(again.to_stored().unwrap(), stored);
     assert_eq!(again.bundle(), mesh.authority.bundle());
     assert_eq!(again.tokens().collect::<Vec<_>>(), mesh.authority.tokens().collect::<Vec<_>>());
     assert_eq!(again.names().collect::<Vec<_>>(), vec![("alpha", NOW), ("beta", NOW)]);
@@ -349,7 +350,7 @@ fn stored_state_comes_back_whole() {
 fn stored_state_that_is_cut_off_newer_or_of_another_mesh_is_refused() {
     let mut mesh = Mesh::new();
     mesh.join("beta");
-    let stored = mesh.authority.to_stored();
+    let stored = mesh.authority.to_stored().unwrap();
     let domain = mesh.authority.trust_domain().clone();
     let read = |bytes: &[u8]| Authority::from_stored(&domain, bytes).map(|_| ());
     assert_eq!(read(&stored), Ok(()));

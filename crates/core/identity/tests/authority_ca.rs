@@ -91,7 +91,7 @@ fn a_year_passes_and_the_authority_hands_over_by_itself() {
 fn l12_an_authority_that_was_off_for_two_years_comes_back_with_a_new_key() {
     let mut mesh = Mesh::new();
     mesh.join("beta");
-    let stored = mesh.authority.to_stored();
+    let stored = mesh.authority.to_stored().unwrap();
     let mut back = Authority::from_stored(mesh.authority.trust_domain(), &stored).unwrap();
     let now = NOW + 730 * DAY;
     assert!(back.issue_self(&mut mesh.keys, &mut mesh.entropy, now).is_err());
@@ -107,7 +107,7 @@ fn after_a_restart_everybody_who_may_hold_an_svid_is_waited_for() {
     mesh.authority.prepare_ca(X509, &mut mesh.keys, &mut mesh.entropy, NOW).unwrap();
     acknowledge(&mut mesh, "beta", None);
     acknowledge(&mut mesh, "alpha", None);
-    let stored = mesh.authority.to_stored();
+    let stored = mesh.authority.to_stored().unwrap();
     mesh.authority = Authority::from_stored(mesh.authority.trust_domain(), &stored).unwrap();
     assert_eq!(mesh.authority.activate_ca(X509, Patience::Wait, NOW).unwrap_err().code(), "unacknowledged");
     acknowledge(&mut mesh, "beta", None);
@@ -122,13 +122,13 @@ fn a_crash_at_any_step_of_a_rotation_leaves_a_state_from_which_it_goes_on() {
     let domain = mesh.authority.trust_domain().clone();
     let end = mesh.authority.not_after();
     for now in [end - 30 * DAY, end - 8 * DAY, end - 7 * DAY, end - 6 * DAY, end + 2 * DAY] {
-        let before = mesh.authority.to_stored();
+        let before = mesh.authority.to_stored().unwrap();
         mesh.authority.maintain(&mut mesh.keys, &mut mesh.entropy, now).unwrap();
         // Not made durable: nobody has heard of it, and it is done again with another key.
         mesh.authority = Authority::from_stored(&domain, &before).unwrap();
         mesh.authority.maintain(&mut mesh.keys, &mut mesh.entropy, now).unwrap();
         // Made durable: it stays as it is.
-        let stored = mesh.authority.to_stored();
+        let stored = mesh.authority.to_stored().unwrap();
         mesh.authority = Authority::from_stored(&domain, &stored).unwrap();
         assert!(mesh.authority.maintain(&mut mesh.keys, &mut mesh.entropy, now).unwrap().is_empty());
         let renewed = renew(&mut mesh, &beta, now);
@@ -160,10 +160,10 @@ fn a_token_outlives_a_hand_over_until_the_authority_that_it_pins_is_tainted() {
 fn keys_are_sealed_on_disk_and_open_under_the_seal_key_alone() {
     let mut mesh = Mesh::new();
     let (mut entropy, domain) = (Entropy::new([8; 32]), mesh.authority.trust_domain().clone());
-    let clear = mesh.authority.to_stored();
+    let clear = mesh.authority.to_stored().unwrap();
     let seal = SealKey::generate(&mut entropy);
     mesh.authority = Authority::from_sealed(&domain, &clear, seal.clone()).unwrap();
-    let sealed = mesh.authority.to_stored();
+    let sealed = mesh.authority.to_stored().unwrap();
     let text = String::from_utf8(sealed.to_vec()).unwrap();
     assert!(text.contains(r#""kept":"sealed""#) && !text.contains("pkcs8"));
     assert!(Authority::from_stored(&domain, &sealed).unwrap_err().to_string().contains("seal.key"));
@@ -179,7 +179,7 @@ fn a_tainted_key_leaves_the_disk() {
     mesh.authority.prepare_ca(X509, &mut mesh.keys, &mut mesh.entropy, NOW).unwrap();
     mesh.authority.activate_ca(X509, Patience::Force, NOW).unwrap();
     let keys = |mesh: &Mesh| {
-        let stored: serde_json::Value = serde_json::from_slice(&mesh.authority.to_stored()).unwrap();
+        let stored: serde_json::Value = serde_json::from_slice(&mesh.authority.to_stored().unwrap()).unwrap();
         stored["keys"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
     };
     assert!(keys(&mesh).contains(&leaked.to_string()));
@@ -196,7 +196,7 @@ fn what_an_operator_takes_back_is_on_a_list_that_lasts_until_it_ends() {
     let withdrawn = mesh.authority.revoke_svids(beta.spiffe_id(), NOW).unwrap();
     assert_eq!((withdrawn.svids.len(), withdrawn.complete_from), (1, None));
     assert_eq!(mesh.authority.bundle().sequence(), sequence + 1, "members are told");
-    let stored = mesh.authority.to_stored();
+    let stored = mesh.authority.to_stored().unwrap();
     mesh.authority = Authority::from_stored(mesh.authority.trust_domain(), &stored).unwrap();
     let lists = mesh.authority.crls(NOW).unwrap();
     assert_eq!(lists.len(), 1);
@@ -211,7 +211,7 @@ fn what_an_operator_takes_back_is_on_a_list_that_lasts_until_it_ends() {
 fn state_of_the_format_before_is_read_and_keeps_its_bundle() {
     let mut mesh = Mesh::new();
     let beta = mesh.join("beta");
-    let stored: serde_json::Value = serde_json::from_slice(&mesh.authority.to_stored()).unwrap();
+    let stored: serde_json::Value = serde_json::from_slice(&mesh.authority.to_stored().unwrap()).unwrap();
     let slot = &stored["life"]["slots"][0];
     let key_id = slot["key_id"].as_str().unwrap();
     let old = serde_json::json!({

@@ -91,7 +91,8 @@ fn l20_an_entry_made_again_under_its_old_id_is_a_change() {
 #[test]
 fn a_log_of_commands_is_the_state() {
     let mut mesh = Mesh::new();
-    let mut replica = Authority::from_stored(mesh.authority.trust_domain(), &mesh.authority.to_stored()).unwrap();
+    let mut replica =
+        Authority::from_stored(mesh.authority.trust_domain(), &mesh.authority.to_stored().unwrap()).unwrap();
     let entry = created(&mut mesh, web(1000));
     created(&mut mesh, web(1001));
     mesh.join("beta");
@@ -100,7 +101,7 @@ fn a_log_of_commands_is_the_state() {
     for command in serde_json::from_slice::<Vec<AuthorityCommand>>(&log).unwrap() {
         replica.apply(&command).unwrap();
     }
-    assert_eq!(replica.to_stored(), mesh.authority.to_stored());
+    assert_eq!(replica.to_stored().unwrap(), mesh.authority.to_stored().unwrap());
     assert!(mesh.authority.take_journal().is_empty());
 }
 
@@ -126,7 +127,7 @@ fn the_entries_survive_being_stored_and_a_node_is_then_told_everything() {
     let entry = created(&mut mesh, web(1000));
     created(&mut mesh, web(1001));
     mesh.authority.execute(AuthorityCommand::DeleteEntry { id: entry }).unwrap();
-    let again = Authority::from_stored(mesh.authority.trust_domain(), &mesh.authority.to_stored()).unwrap();
+    let again = Authority::from_stored(mesh.authority.trust_domain(), &mesh.authority.to_stored().unwrap()).unwrap();
     assert_eq!(again.revision(), mesh.authority.revision());
     let beta = id("spiffe://mesh.test/node/beta");
     let late = Known { revision: 1, full_since: None };

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
-use x0t_identity::{Authority, AuthorityCommand, CommandRefusal, SealKey, StoredAuthorityError};
+use x0t_identity::{Authority, AuthorityCommand, CommandRefusal, NotStorable, SealKey, StoredAuthorityError};
 use x0t_model::TrustDomain;
 
 /// A log of this many bytes is folded into the state.
@@ -45,6 +45,12 @@ pub enum StoreError {
         path: PathBuf,
         /// Why not.
         source: StoredAuthorityError,
+    },
+    /// The state cannot be made into bytes. Nothing was written.
+    #[error("the authority's state cannot be stored")]
+    NotStorable {
+        /// Why not.
+        source: NotStorable,
     },
     /// A line of the log is damaged and there are others behind it.
     #[error("line {line} of {} is damaged; restore the directory from a backup", path.display())]
@@ -177,7 +183,7 @@ impl LocalStore {
 
     /// The whole state anew, and an empty log behind it.
     fn fold(&mut self, state: &Authority) -> Result<(), StoreError> {
-        let stored = state.to_stored();
+        let stored = state.to_stored().map_err(|source| StoreError::NotStorable { source })?;
         let new = self.state_path.with_extension("json.new");
         let replace = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -262,7 +268,7 @@ mod tests {
         let node = "spiffe://mesh.test/node/a".parse().unwrap();
         let authority =
             Authority::create(&node, AuthorityConfig::default(), &mut AwsLcKeys, &mut entropy, NOW).unwrap();
-        std::fs::write(directory.path().join("authority.json"), authority.to_stored()).unwrap();
+        std::fs::write(directory.path().join("authority.json"), authority.to_stored().unwrap()).unwrap();
         (directory, "mesh.test".parse().unwrap(), entropy)
     }
 
@@ -281,7 +287,7 @@ mod tests {
             store.commit(&commands, &authority).unwrap();
         }
         let (_, again) = LocalStore::open(directory.path(), &domain).unwrap();
-        assert_eq!(again.to_stored(), authority.to_stored());
+        assert_eq!(again.to_stored().unwrap(), authority.to_stored().unwrap());
     }
 
     #[test]
@@ -290,7 +296,7 @@ mod tests {
         let (mut store, mut authority) = LocalStore::open(directory.path(), &domain).unwrap();
         let commands = add_token(&mut authority, &mut entropy);
         store.commit(&commands, &authority).unwrap();
-        let (promised, log) = (authority.to_stored(), directory.path().join("authority.log"));
+        let (promised, log) = (authority.to_stored().unwrap(), directory.path().join("authority.log"));
         let before = std::fs::read(&log).unwrap();
         let commands = add_token(&mut authority, &mut entropy);
         store.commit(&commands, &authority).unwrap();
@@ -298,10 +304,13 @@ mod tests {
         for len in before.len()..whole.len() {
             std::fs::write(&log, &whole[..len]).unwrap();
             let (mut store, mut again) = LocalStore::open(directory.path(), &domain).unwrap();
-            assert_eq!(again.to_stored(), promised, "{len} bytes");
+            assert_eq!(again.to_stored().unwrap(), promised, "{len} bytes");
             let commands = add_token(&mut again, &mut entropy);
             store.commit(&commands, &again).unwrap();
-            assert_eq!(LocalStore::open(directory.path(), &domain).unwrap().1.to_stored(), again.to_stored());
+            assert_eq!(
+                LocalStore::open(directory.path(), &domain).unwrap().1.to_stored().unwrap(),
+                again.to_stored().unwrap()
+            );
         }
     }
 
@@ -332,7 +341,7 @@ mod tests {
         store.fold(&authority).unwrap();
         std::fs::write(directory.path().join("authority.log"), old_log).unwrap();
         let (_, again) = LocalStore::open(directory.path(), &domain).unwrap();
-        assert_eq!(again.to_stored(), authority.to_stored());
+        assert_eq!(again.to_stored().unwrap(), authority.to_stored().unwrap());
     }
 
     #[test]
@@ -341,12 +350,12 @@ mod tests {
         let (mut store, mut authority) = LocalStore::open(directory.path(), &domain).unwrap();
         let good = add_token(&mut authority, &mut entropy);
         store.commit(&good, &authority).unwrap();
-        let before = authority.to_stored();
+        let before = authority.to_stored().unwrap();
         // A file that cannot be written to: what a full disk looks like to the store.
         store.log = File::open(directory.path().join("authority.log")).unwrap();
         let lost = add_token(&mut authority, &mut entropy);
         assert!(matches!(store.commit(&lost, &authority), Err(StoreError::Io { action: "write", .. })));
-        assert_eq!(LocalStore::open(directory.path(), &domain).unwrap().1.to_stored(), before);
+        assert_eq!(LocalStore::open(directory.path(), &domain).unwrap().1.to_stored().unwrap(), before);
     }
 
     #[test]
@@ -357,7 +366,7 @@ mod tests {
         let domain = node.trust_domain().clone();
         let now = UnixTime::from_secs(1_795_262_400);
         let authority = Authority::create(&node, AuthorityConfig::default(), &mut keys, &mut entropy, now).unwrap();
-        std::fs::write(directory.path().join("authority.json"), authority.to_stored()).unwrap();
+        std::fs::write(directory.path().join("authority.json"), authority.to_stored().unwrap()).unwrap();
         let seal = SealKey::generate(&mut entropy);
         let open = || LocalStore::open_sealed(directory.path(), &domain, seal.clone()).unwrap();
         let (mut store, mut authority) = open();

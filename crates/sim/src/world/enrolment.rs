@@ -49,7 +49,7 @@ pub(super) fn enrol(topology: &Topology, domain: &TrustDomain, terms: &Terms, en
             authority: None,
         });
     }
-    hosts[0].disk.insert(RecordKind::Authority, authority.to_stored().to_vec());
+    hosts[0].disk.insert(RecordKind::Authority, authority.to_stored().expect("a state that can be stored").to_vec());
     hosts
 }
 

@@ -16,15 +16,15 @@ use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKE
 use crate::ca_life::{Acks, CaLife, Der, KeyId, Material};
 use crate::causes;
 use crate::entry::Entry;
-use crate::keys::PrivateKey;
+use crate::keys::{KeyError, PrivateKey};
 use crate::leaf_rules::{parse, unix_time};
 use crate::revocation::{IssuedSvids, Revocations};
 use crate::seal::{SealKey, SealedKey, UnsealError};
 
 /// Grows when an older reader would misunderstand the state, and only then.
 const VERSION: u64 = 2;
-/// Bytes of stored state: every table full.
-const STORED_LEN_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of stored state: every table full. A state directory reads files of this length and no longer ones.
+const STORED_LEN_MAX: usize = 64 << 20;
 
 /// Why stored state is no authority.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,15 +67,31 @@ pub enum StoredAuthorityError {
     },
 }
 
+/// Why the state is not given out as bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotStorable {
+    /// There is a seal key, and a private key does not take the seal. Without it the key does not leave.
+    #[error(
+        "a private key of the authority cannot be sealed: see that the file of the seal key is whole, and start again"
+    )]
+    Seal(#[from] KeyError),
+    /// It has no JSON form.
+    #[error("the authority's state has no JSON form: {0}")]
+    Encoding(String),
+}
+
 impl Authority {
     /// Everything, as bytes for a file that its owner alone can read. Private keys are sealed if there is a seal key
-    /// ([`Self::seal_with`]), and in clear otherwise.
-    pub fn to_stored(&self) -> Zeroizing<Vec<u8>> {
+    /// ([`Self::seal_with`]), and in clear otherwise; a key that cannot be sealed is not written at all.
+    pub fn to_stored(&self) -> Result<Zeroizing<Vec<u8>>, NotStorable> {
+        let domain = self.node.trust_domain();
+        let seal = self.seal.as_ref().map(|seal| |key: &PrivateKey| seal.seal(key, domain));
+        let keys = self.keyring.keys().map(|(key_id, key)| Ok((*key_id, stored_key(key, seal.as_ref())?)));
         let stored = Stored {
             version: VERSION,
             node: self.node.clone(),
             life: self.keyring.life().clone(),
-            keys: self.keyring.keys().map(|(key_id, key)| (*key_id, self.stored_key(key))).collect(),
+            keys: keys.collect::<Result<_, KeyError>>()?,
             svid_ttl_s: self.config.svid_ttl.as_secs(),
             backdate_s: self.config.backdate.as_secs(),
             authority_ttl_s: self.config.authority_ttl.as_secs(),
@@ -89,19 +105,8 @@ impl Authority {
         // Room for everything at once: a growing buffer would leave copies of the key behind.
         let room = 256 * 1024 + 1024 * stored.tokens.len() + 300 * stored.names.len() + 512 * stored.entries.len();
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-        if serde_json::to_writer(&mut *bytes, &stored).is_err() {
-            // Strings, numbers and maps with string keys always have a JSON form.
-            debug_assert!(false, "the authority's state has no JSON form");
-        }
-        bytes
-    }
-
-    fn stored_key(&self, key: &PrivateKey) -> StoredKey {
-        let sealed = self.seal.as_ref().and_then(|seal| seal.seal(key, self.node.trust_domain()).ok());
-        match sealed {
-            Some(key) => StoredKey::Sealed { key },
-            None => StoredKey::Clear { pkcs8: Secret(BASE64.encode(key.pkcs8())) },
-        }
+        serde_json::to_writer(&mut *bytes, &stored).map_err(|error| NotStorable::Encoding(error.to_string()))?;
+        Ok(bytes)
     }
 
     /// Reads what [`Self::to_stored`] wrote, for `trust_domain`, without a seal key.
@@ -150,6 +155,16 @@ impl Authority {
             revocations: stored.revocations.clone(),
             is_waking: true,
         })
+    }
+}
+
+fn stored_key(
+    key: &PrivateKey,
+    seal: Option<impl Fn(&PrivateKey) -> Result<SealedKey, KeyError>>,
+) -> Result<StoredKey, KeyError> {
+    match seal {
+        Some(seal) => Ok(StoredKey::Sealed { key: seal(key)? }),
+        None => Ok(StoredKey::Clear { pkcs8: Secret(BASE64.encode(key.pkcs8())) }),
     }
 }
 
@@ -346,5 +361,20 @@ impl From<&Record> for StoredToken {
         };
         let Record { name, created, expires, .. } = record.clone();
         Self { hash: HEXLOWER.encode(&record.hash), name, created, expires, used_at, used_by }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{AwsLcKeys, KeySource};
+
+    #[test]
+    fn a_key_that_does_not_take_the_seal_is_not_written_in_clear() {
+        let key = AwsLcKeys.generate().unwrap();
+        let failing = |_: &PrivateKey| Err(KeyError::Unusable);
+        assert!(matches!(stored_key(&key, Some(failing)), Err(KeyError::Unusable)));
+        let none = None::<fn(&PrivateKey) -> Result<SealedKey, KeyError>>;
+        assert!(matches!(stored_key(&key, none), Ok(StoredKey::Clear { .. })), "without a seal key it always was");
     }
 }

@@ -28,6 +28,7 @@ mod procfs;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
@@ -165,14 +166,14 @@ impl Moment {
 }
 
 fn read(pid: i32, name: &'static str, len_max: usize) -> Result<Vec<u8>, AttestError> {
-    let read = read_file(&format!("/proc/{pid}/{name}"), len_max);
+    let read = read_file(format!("/proc/{pid}/{name}"), len_max);
     read.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT | Errno::SRCH) => AttestError::Gone,
         _ => AttestError::Kernel(name, error),
     })
 }
 
-fn read_file(path: &str, len_max: usize) -> io::Result<Vec<u8>> {
+fn read_file(path: impl AsRef<Path>, len_max: usize) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::open(path)?.take(len_max as u64 + 1).read_to_end(&mut text)?;
     if text.len() > len_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
@@ -181,26 +182,30 @@ fn read_file(path: &str, len_max: usize) -> io::Result<Vec<u8>> {
 /// A table of names, read again when the file has changed.
 #[derive(Debug)]
 struct Table {
-    path: &'static str,
+    path: PathBuf,
     known: Mutex<Option<(FileKey, Arc<[u8]>)>>,
 }
 
 impl Table {
-    const fn new(path: &'static str) -> Self {
-        Self { path, known: Mutex::new(None) }
+    fn new(path: &str) -> Self {
+        Self { path: path.into(), known: Mutex::new(None) }
     }
 
     /// Empty on a host without it: then nobody has a name.
     fn content(&self) -> Arc<[u8]> {
-        let Ok(key) = FileKey::of_path(self.path) else { return Arc::default() };
+        let Ok(key) = FileKey::of_path(&self.path) else { return Arc::default() };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
             Some((of, content)) if *of == key => Arc::clone(content),
-            _ => {
-                let content: Arc<[u8]> = read_file(self.path, TABLE_LEN_MAX).unwrap_or_default().into();
-                *known = Some((key, Arc::clone(&content)));
-                content
-            }
+            _ => match read_file(&self.path, TABLE_LEN_MAX) {
+                Ok(content) => {
+                    let content: Arc<[u8]> = content.into();
+                    *known = Some((key, Arc::clone(&content)));
+                    content
+                }
+                // The file is the same when it can be read again, so this must not be remembered.
+                Err(_) => Arc::default(),
+            },
         }
     }
 }
@@ -243,4 +248,24 @@ fn selectors(
         }
     }
     Ok(Selectors::new(found)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_could_not_be_read_is_read_again_although_its_file_has_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwd");
+        // A directory cannot be read as a file, and keeps its key while nothing in it changes.
+        std::fs::create_dir(&path).unwrap();
+        let table = Table::new(path.to_str().unwrap());
+        assert!(table.content().is_empty());
+        assert!(table.known.lock().unwrap().is_none(), "the failure is not remembered");
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::write(&path, "root:x:0:0::/root:/bin/sh\n").unwrap();
+        assert_eq!(procfs::name_of(&table.content(), 0), Some("root"));
+        assert!(table.known.lock().unwrap().is_some());
+    }
 }

@@ -85,8 +85,8 @@ fn stat(path: &str) -> Result<Statx, Errno> {
 
 impl FileKey {
     /// Of whatever lies at `path`.
-    pub(crate) fn of_path(path: &str) -> Result<Self, Errno> {
-        stat(path).map(|found| Self::of(&found))
+    pub(crate) fn of_path(path: &Path) -> Result<Self, Errno> {
+        statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).map(|found| Self::of(&found))
     }
 
     fn of(found: &Statx) -> Self {

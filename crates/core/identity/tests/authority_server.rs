@@ -9,8 +9,8 @@ use support::{Mesh, NOW, id, secs};
 use x0t_identity::message::{JoinRequest, Message};
 use x0t_identity::{
     AgentAnswer, AgentRequest, AuthorityAnswer, AuthorityCommand, AuthorityRequest, AuthorityServer, Base64, EntrySpec,
-    Known, OperatorAnswer, OperatorRequest, Parent, SYNC_WAIT, Selectors, ServerOutput, SvidOutcome, SvidRequest,
-    SyncAnswer, SyncRequest,
+    Known, OperatorAnswer, OperatorRequest, Parent, SYNC_WAIT, Secret, Selectors, ServerOutput, SvidOutcome,
+    SvidRequest, SyncAnswer, SyncRequest,
 };
 use x0t_model::{Entropy, Instant};
 
@@ -175,4 +175,57 @@ fn a_stranger_and_a_malformed_request_are_refused_with_a_word() {
         let outputs = world.ask(2, AuthorityRequest::Agent { node: node.clone(), body: body.to_vec() });
         assert_eq!(code(&outputs), "malformed");
     }
+}
+
+#[test]
+fn a_node_that_is_removed_while_its_agent_waits_hears_so_at_once() {
+    let mut world = World::new();
+    let known = Known { revision: 0, full_since: None };
+    assert!(world.agent(1, "beta", &waiting_sync(known)).is_empty());
+    let forget = AuthorityCommand::ForgetName { name: "beta".into() };
+    let outputs = world.operator(OperatorRequest::Change(forget));
+    let said = outputs.iter().find_map(|output| match output {
+        ServerOutput::Answer(1, AuthorityAnswer::Agent(body)) => Some(AgentAnswer::decode(body).unwrap()),
+        _ => None,
+    });
+    assert!(matches!(&said, Some(AgentAnswer::Refused(refused)) if refused.code == "unknown_node"), "{outputs:?}");
+}
+
+#[test]
+fn an_entry_is_deleted_with_its_svids_on_the_revocation_list_or_not_at_all() {
+    let mut world = World::new();
+    world.operator(OperatorRequest::CreateEntry(web(1000, "beta")));
+    let entry = world.server.authority().entries().next().unwrap().id.clone();
+    let item = SvidRequest { entry: entry.clone(), csr: Base64(world.mesh.csr()) };
+    world.agent(3, "beta", &AgentRequest::IssueX509 { items: vec![item] });
+    let outputs = world.operator(OperatorRequest::DeleteEntry { id: entry.clone(), revoke: true });
+    let [ServerOutput::Commit(commands), ServerOutput::Answer(0, answer), ..] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert!(matches!(commands[..], [AuthorityCommand::RevokeSvids { .. }, AuthorityCommand::DeleteEntry { .. }]));
+    let revoked = OperatorAnswer::Revoked { svids: 1, complete_from: None };
+    assert_eq!(*answer, AuthorityAnswer::Operator(revoked));
+    assert_eq!(world.server.authority().entries().count(), 0);
+    assert_eq!(world.server.authority().crls(NOW).unwrap().len(), 1);
+    let again = world.operator(OperatorRequest::DeleteEntry { id: entry, revoke: true });
+    let [ServerOutput::Answer(0, AuthorityAnswer::Operator(OperatorAnswer::Refused(refused)))] = &again[..] else {
+        panic!("{again:?}")
+    };
+    assert_eq!(refused.code, "unknown_entry");
+}
+
+#[test]
+fn secrets_in_requests_and_answers_are_not_shown() {
+    let mut world = World::new();
+    let addresses = vec!["192.0.2.1:4600".parse().unwrap()];
+    let made = world.operator(OperatorRequest::CreateToken { name: None, ttl: secs(60), addresses });
+    assert!(!format!("{made:?}").contains("x0t1."), "{made:?}");
+    let key = "-----BEGIN PRIVATE KEY-----".to_owned();
+    let import = OperatorRequest::ImportAuthority { chain: String::new(), key: Secret::new(key), roots: String::new() };
+    assert!(!format!("{import:?}").contains("PRIVATE"));
+    let minted = AgentAnswer::MintedJwt { token: Secret::new("ey.ey.sig".to_owned()), expires_at: NOW };
+    assert!(!format!("{minted:?}").contains("ey.ey"));
+    let body = minted.encode().unwrap();
+    assert_eq!(AgentAnswer::decode(&body).unwrap(), minted, "and travel all the same");
+    assert_eq!(format!("{:?}", AuthorityAnswer::Agent(body.clone())), format!("Agent({} bytes)", body.len()));
 }

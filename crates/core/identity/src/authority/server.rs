@@ -260,8 +260,8 @@ pub struct AuthorityServer {
     authorities: Vec<SpiffeId>,
     entropy: Entropy,
     waiting: BTreeMap<Ticket, Waiting>,
-    /// Revision of the entries and sequence of the bundle that everybody who waits has been told of.
-    told: (u64, u64),
+    /// Revision of the entries, sequence of the bundle and number of the nodes that everybody who waits has been told of.
+    told: (u64, u64, usize),
     outputs: VecDeque<ServerOutput>,
     stats: AuthorityStats,
     keys: Option<Box<dyn KeySource>>,
@@ -284,7 +284,7 @@ impl AuthorityServer {
             authorities,
             entropy,
             waiting,
-            told: (0, 0),
+            told: (0, 0, 0),
             outputs,
             stats,
             keys: None,
@@ -380,10 +380,7 @@ impl AuthorityServer {
         wall: UnixTime,
     ) -> Option<AuthorityAnswer> {
         let answer = match AgentRequest::decode(body) {
-            Ok(_) if !self.authority.knows(&node) => AgentAnswer::Refused(Refused {
-                code: "unknown_node".to_owned(),
-                text: format!("{node} has no place in this trust domain: it was removed, or it never joined here"),
-            }),
+            Ok(_) if !self.authority.knows(&node) => unknown_node(&node),
             Ok(AgentRequest::Sync(request)) => {
                 let in_use = request.bundles.get(self.authority.trust_domain()).copied();
                 self.authority.acknowledge(&node, in_use.unwrap_or(0), request.issuer, wall);
@@ -440,10 +437,12 @@ impl AuthorityServer {
 
     /// Answers those for whom something has changed, or whose time is over.
     fn answer_waiting(&mut self, now: Instant) {
-        let current = (self.authority.revision(), self.authority.bundle().sequence());
+        let nodes = self.authority.names().count();
+        let current = (self.authority.revision(), self.authority.bundle().sequence(), nodes);
         let has_changed = std::mem::replace(&mut self.told, current) != current;
-        let due =
-            |waiting: &Waiting| waiting.until <= now || (has_changed && self.has_news(&waiting.node, &waiting.request));
+        let is_news =
+            |waiting: &Waiting| !self.authority.knows(&waiting.node) || self.has_news(&waiting.node, &waiting.request);
+        let due = |waiting: &Waiting| waiting.until <= now || (has_changed && is_news(waiting));
         let tickets: Vec<_> = self.waiting.iter().filter(|(_, waiting)| due(waiting)).map(|(id, _)| *id).collect();
         for ticket in tickets {
             self.end_wait(ticket);
@@ -452,7 +451,12 @@ impl AuthorityServer {
 
     fn end_wait(&mut self, ticket: Ticket) {
         let Some(waiting) = self.waiting.remove(&ticket) else { return };
-        let answer = AgentAnswer::Sync(self.changes(&waiting.node, &waiting.request));
+        // It may have been removed while it waited.
+        let answer = if self.authority.knows(&waiting.node) {
+            AgentAnswer::Sync(self.changes(&waiting.node, &waiting.request))
+        } else {
+            unknown_node(&waiting.node)
+        };
         self.outputs.push_back(ServerOutput::Answer(ticket, encoded(&answer)));
     }
 
@@ -597,6 +601,11 @@ impl AuthorityAnswer {
                 | Self::Operator(OperatorAnswer::Refused(_))
         )
     }
+}
+
+fn unknown_node(node: &SpiffeId) -> AgentAnswer {
+    let text = format!("{node} has no place in this trust domain: it was removed, or it never joined here");
+    AgentAnswer::Refused(Refused { code: "unknown_node".to_owned(), text })
 }
 
 const fn patience(force: bool) -> Patience {

@@ -117,6 +117,10 @@ pub struct Agent {
     bundles: BundleMap,
     known: Known,
     slots: BTreeMap<EntryId, Slot>,
+    /// How many of them it keeps.
+    entries_max: usize,
+    /// Entries were dropped for want of room, and have not been asked for again since.
+    is_short: bool,
     /// While everything is being told anew: what was told so far. What is not in it at the end is gone.
     confirming: Option<BTreeSet<EntryId>>,
     outstanding: BTreeMap<u64, Outstanding>,
@@ -152,6 +156,8 @@ impl Agent {
             bundles,
             known: Known::default(),
             slots: BTreeMap::new(),
+            entries_max: AGENT_ENTRIES_MAX,
+            is_short: false,
             confirming: None,
             outstanding: BTreeMap::new(),
             next_request: 1,
@@ -167,6 +173,13 @@ impl Agent {
             said: (0, None),
             stats: AgentStats::default(),
         }
+    }
+
+    /// Keeps identities for at most `entries` entries.
+    #[must_use]
+    pub const fn with_entries_max(mut self, entries: usize) -> Self {
+        self.entries_max = entries;
+        self
     }
 
     /// Whose agent it is.
@@ -395,6 +408,11 @@ impl Agent {
             changed |= self.slots.len() != before;
         }
         self.known = delta.known;
+        if self.is_short && !delta.has_more && self.slots.len() < self.entries_max {
+            // There is room again, and only the authority knows for what.
+            self.is_short = false;
+            self.known = Known::default();
+        }
         self.sync_at = Some(now);
         let crls: Vec<_> = answer.crls.into_iter().map(|list| list.0).collect();
         let distrusted = Distrusted::of(answer.tainted.into_iter().collect(), &crls);
@@ -419,6 +437,9 @@ impl Agent {
     fn put(&mut self, entry: Entry) -> bool {
         let entry = Arc::new(entry);
         if let Some(slot) = self.slots.get_mut(&entry.id) {
+            if slot.entry == entry {
+                return false;
+            }
             let (before, after) = (&slot.entry.spec, &entry.spec);
             if before.spiffe_id != after.spiffe_id {
                 slot.svid = None;
@@ -431,7 +452,8 @@ impl Agent {
             slot.entry = entry;
             return true;
         }
-        if self.slots.len() >= AGENT_ENTRIES_MAX {
+        if self.slots.len() >= self.entries_max {
+            self.is_short = true;
             self.stats.entries_dropped += 1;
             return false;
         }

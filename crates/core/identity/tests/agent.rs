@@ -310,8 +310,11 @@ fn the_issuer_that_the_authority_hears_of_is_that_of_the_svid_in_use() {
     world.operator(OperatorRequest::PrepareAuthority { kind });
     world.operator(OperatorRequest::ActivateAuthority { kind, force: false });
     world.operator(OperatorRequest::TaintAuthority { key_id: leaked });
-    assert!(world.events().iter().any(|event| matches!(event, AgentEvent::Distrusted(distrusted)
-        if distrusted.tainted == BTreeSet::from([leaked]))), "the node is told");
+    assert!(
+        world.events().iter().any(|event| matches!(event, AgentEvent::Distrusted(distrusted)
+        if distrusted.tainted == BTreeSet::from([leaked]))),
+        "the node is told"
+    );
     let held = world.operator(OperatorRequest::RevokeAuthority { key_id: leaked, force: false });
     assert!(matches!(&held, OperatorAnswer::Refused(refused) if refused.code == "still_held"), "{held:?}");
     // What was waiting has been asked with the old issuer; it is not believed any more once there is a later question.
@@ -340,4 +343,32 @@ fn a_workloads_svid_that_was_taken_back_is_replaced_at_once() {
     let asked = world.asked;
     world.pass(secs(60));
     assert_eq!(world.asked, asked, "and only once");
+}
+
+#[test]
+fn entries_for_which_there_was_no_room_are_asked_for_again_when_there_is() {
+    let mut world = World::new();
+    world.agent = Agent::new(
+        id("spiffe://mesh.test/node/beta"),
+        world.server.authority().bundle().clone(),
+        Entropy::new([6; 32]),
+        Instant::ZERO,
+    )
+    .with_entries_max(5);
+    world.settle();
+    let entries: Vec<_> = (0..8).map(|uid| world.create(web(uid, "beta"))).collect();
+    assert_eq!((world.svids().len(), world.agent.stats().entries_dropped), (5, 3));
+    let held: BTreeSet<_> = world.agent.held().map(|held| held.entry.id.clone()).collect();
+    let kept: Vec<_> = entries.iter().filter(|entry| held.contains(*entry)).collect();
+    for gone in &kept[..2] {
+        world.operator(OperatorRequest::Change(AuthorityCommand::DeleteEntry { id: (*gone).clone() }));
+    }
+    assert_eq!(world.svids().len(), 5, "two went, and two of those that waited came");
+    let (asked, generation) = (world.asked, world.agent.generation());
+    world.pass(SYNC_WAIT * 3);
+    assert_eq!((world.asked, world.agent.generation()), (asked, generation), "and nobody goes on asking");
+    world.operator(OperatorRequest::Change(AuthorityCommand::DeleteEntry { id: kept[2].clone() }));
+    assert_eq!(world.svids().len(), 5);
+    world.operator(OperatorRequest::Change(AuthorityCommand::DeleteEntry { id: kept[3].clone() }));
+    assert_eq!(world.svids().len(), 4, "that is all there are");
 }

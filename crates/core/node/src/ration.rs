@@ -18,15 +18,25 @@ impl Ration {
 
     /// Whether one more is granted.
     pub fn take(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        let granted = self.allowance > 0;
+        self.allowance = self.allowance.saturating_sub(1);
+        granted
+    }
+
+    /// Whether nothing of it has been taken that has not come back.
+    pub fn is_full(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.allowance == self.burst
+    }
+
+    fn refill(&mut self, now: Instant) {
         let passed = u64::try_from(now.since(self.refilled).as_micros()).unwrap_or(u64::MAX);
         let earned = passed.saturating_mul(self.per_second) / 1_000_000;
         if earned > 0 {
             self.allowance = self.allowance.saturating_add(earned).min(self.burst);
             self.refilled = now;
         }
-        let granted = self.allowance > 0;
-        self.allowance = self.allowance.saturating_sub(1);
-        granted
     }
 }
 

@@ -43,6 +43,18 @@ pub const FORWARD_OVERHEAD: usize = PROTECTED_HEADER_LEN + HopHeader::LEN + TAG_
 /// Bytes of a HANDSHAKE header without its cookie.
 pub const HANDSHAKE_HEADER_LEN: usize = 17;
 
+/// What the receiver of a join session's packet calls the session; `None` as long as the sender does not know.
+pub fn join_receiver(packet: &[u8]) -> Option<u32> {
+    let inner = packet.strip_prefix(&[JOIN])?;
+    let handshake = HandshakeHeader::decode(inner).ok().map(|header| header.dst_index);
+    handshake.or_else(|| protected_index(inner)).filter(|index| *index != 0)
+}
+
+/// What the sender of a join session's handshake packet calls the session: by this the other side names it from then on.
+pub fn join_sender(packet: &[u8]) -> Option<u32> {
+    HandshakeHeader::decode(packet.strip_prefix(&[JOIN])?).ok().map(|header| header.src_index)
+}
+
 /// Which keys protect a handshake packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]

@@ -41,6 +41,7 @@ use x0t_workload::server::{self, ServerConfig, ServerStats, WorkloadServer};
 use zeroize::Zeroizing;
 
 use crate::cli::seal_key_file;
+use crate::recovery;
 
 /// The largest program that `identity explain` reads for its digest; as much as the Workload API does.
 const PROGRAM_LEN_MAX: u64 = 256 << 20;
@@ -60,6 +61,8 @@ pub struct Home {
     pub authorities: Vec<SpiffeId>,
     /// Where workloads ask; `None` for nowhere.
     pub socket: Option<PathBuf>,
+    /// What brings a node back that slept through the end of its SVID; `None` for an authority, which renews by itself.
+    pub memory: Option<recovery::Memory>,
 }
 
 /// Starts everything, on the runtime of the caller, and gives the routes by which the operator reaches it.
@@ -73,6 +76,9 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Additions> {
         }
         None => None,
     };
+    if let Some(memory) = home.memory {
+        tokio::spawn(recovery::watch_over(node.clone(), memory, stop.clone()));
+    }
     let own_chain = node.own_chain();
     let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node });
     let mut agent = Agent::new(home.svid.spiffe_id().clone(), home.bundle, entropy.fork("agent"), Clock.now());

@@ -16,6 +16,7 @@ mod host;
 mod logging;
 mod output;
 mod parent;
+mod recovery;
 mod resolve;
 mod settings;
 mod start;

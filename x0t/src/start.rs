@@ -23,7 +23,7 @@ use x0t_runtime::udp::{BindError, UdpSockets};
 use crate::beside::{self, Home};
 use crate::cli::NodeName;
 use crate::exit::{Exit, Failure};
-use crate::{host, ui, upstream};
+use crate::{host, recovery, ui, upstream};
 
 /// Letters of a fresh trust domain: none that are taken for one another when read aloud or typed.
 const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -45,11 +45,13 @@ pub fn new_mesh(
     trust_domain: &TrustDomain,
     name: &NodeName,
     svid_ttl: Option<Duration>,
+    recovery: Option<Duration>,
     upstream: Option<&upstream::Files>,
 ) -> anyhow::Result<Vec<Record>> {
     let node = SpiffeId::node(trust_domain, name.as_str())?;
     let mut config = AuthorityConfig::default();
     config.svid_ttl = svid_ttl.unwrap_or(config.svid_ttl);
+    config.recovery = recovery.unwrap_or(config.recovery);
     let (mut entropy, mut keys, now) = (Entropy::new(seed()?), AwsLcKeys, Clock.wall());
     let mut authority = match upstream {
         None => Authority::create(&node, config, &mut keys, &mut entropy, now)?,
@@ -140,6 +142,12 @@ pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
             bundle: start.bundle.clone(),
             authorities: start.authorities.clone(),
             socket: settings.workload_socket.path(&state),
+            memory: (!start.is_authority).then(|| recovery::Memory {
+                state_dir: state.clone(),
+                authorities: start.authorities.clone(),
+                peers: settings.peers.clone(),
+                fallback_port: settings.fallback_port,
+            }),
         };
         // Whoever starts the companion waits for it.
         let _ = tell.send(home);

@@ -10,8 +10,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use x0t_identity::{
-    AuthorityAnswer, AuthorityRequest, AuthorityServer, Distrusted, OperatorAnswer, OperatorRequest, ServerOutput,
-    Ticket,
+    AuthorityAnswer, AuthorityRequest, AuthorityServer, Bundle, Distrusted, OperatorAnswer, OperatorRequest,
+    ServerOutput, Svid, Ticket,
 };
 use x0t_model::{Entropy, Instant, NodeId, TrustDomain, Underlay, UnixTime};
 use x0t_node::{Command, Input, Node, Offload, Output, RecordKind, Reply, Target, Train, View, What};
@@ -525,6 +525,11 @@ impl World {
             (authority.bundle().clone(), Distrusted::of(authority.life().tainted().collect(), &crls));
         self.handle(host, Input::Bundle(bundle));
         self.handle(host, Input::Distrusted(distrusted));
+    }
+
+    /// A host's node is given its next SVID, which it has asked for as a joiner asks.
+    pub fn recovered(&mut self, host: usize, svid: Svid, bundle: Bundle) {
+        self.handle(host, Input::Recovered(Box::new((svid, bundle))));
     }
 
     /// How many packets a host was handed by its node.

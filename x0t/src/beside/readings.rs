@@ -38,6 +38,7 @@ fn certificates(own: Option<UnixTime>, (x509, jwt): (Option<UnixTime>, Option<Un
 fn of_authority(state: &AuthorityState) -> Vec<Reading> {
     let AuthorityState { stats, entries, nodes, waiting, bundle, writes_failed, is_held, .. } = state;
     let AuthorityStats {
+        nodes_recovered,
         node_svids_issued,
         workload_svids_issued,
         jwt_svids_minted,
@@ -53,6 +54,11 @@ fn of_authority(state: &AuthorityState) -> Vec<Reading> {
         issued("x509", "node", *node_svids_issued),
         issued("x509", "workload", *workload_svids_issued),
         issued("jwt", "workload", *jwt_svids_minted),
+        Reading::counter(
+            "authority_nodes_recovered",
+            "Nodes that came back with an SVID that had ended",
+            *nodes_recovered,
+        ),
         Reading::counter("authority_requests_refused", "Requests that the authority has refused", *requests_refused),
         Reading::counter(
             "authority_waiting_evicted",

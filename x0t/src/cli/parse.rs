@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
+use x0t_identity::RECOVERY_MAX;
 use x0t_model::Underlay;
 use x0t_node::critical::{Rule, RuleError};
 
@@ -424,6 +425,11 @@ pub fn token_ttl(text: &str) -> Result<Duration, String> {
 /// How long an SVID is valid.
 pub fn svid_ttl(text: &str) -> Result<Duration, String> {
     within(duration(text)?, SVID_TTL_MIN, SVID_TTL_MAX, "between 10s and 7d")
+}
+
+/// How long after the end of its SVID a node may come back by its old key.
+pub fn recovery(text: &str) -> Result<Duration, String> {
+    within(duration(text)?, Duration::ZERO, RECOVERY_MAX, "between 0s and 7d")
 }
 
 /// How long `x0t bench` may measure.

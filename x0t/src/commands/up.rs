@@ -96,7 +96,7 @@ fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
         (Some(cert), Some(key)) => Some(upstream::read(cert, key, args.upstream_roots.as_deref())?),
         _ => None,
     };
-    let records = start::new_mesh(&trust_domain, &name, args.svid_ttl, upstream.as_ref())?;
+    let records = start::new_mesh(&trust_domain, &name, args.svid_ttl, args.recovery, upstream.as_ref())?;
     StateDir::create(&context.state_dir, &mesh, &records).map_err(start::state_dir_failure)?;
     Ok(true)
 }
@@ -113,7 +113,7 @@ fn check_same(context: &Context, args: &UpArgs, mesh: &MeshFile) -> Result<(), F
             format!("{} holds node {} already: its mesh has an authority", context.state_dir.display(), mesh.name);
         return Err(Failure::new(Exit::Error, text).next("bring the intermediate with `x0t authority import`"));
     }
-    if changes_name || args.svid_ttl.is_some() {
+    if changes_name || args.svid_ttl.is_some() || args.recovery.is_some() {
         let what = if changes_name { "the name of a node" } else { "how long identities are valid" };
         return Err(Failure::new(
             Exit::Error,

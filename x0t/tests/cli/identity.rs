@@ -5,6 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::host::{Host, eventually};
 
 /// Gives an identity to the processes of whoever runs this test.
@@ -285,4 +288,23 @@ fn refused(dir: &Path, cert: &str, key: &str, why: &str) {
     assert!(matches!(ended.code, 2 | 6), "{}\n{}", ended.code, ended.stderr);
     ended.says(&[why]);
     assert!(!host.state_dir().join("authority.json").exists(), "nothing was made of it");
+}
+
+#[test]
+fn a_node_that_slept_through_the_end_of_its_svid_comes_back_by_itself() {
+    let (alpha, beta) = (Host::new("alpha"), Host::new("beta"));
+    let settings = alpha.settings();
+    alpha.x0t(&format!("up --json --name alpha --trust-domain mesh.test --svid-ttl 10s {settings}")).ok();
+    beta.join(&alpha.token(""), "").ok();
+    beta.x0t("ping alpha -c 1 -W 5").ok();
+    let pid: i32 = std::fs::read_to_string(beta.state_dir().join("lock")).unwrap().trim().parse().unwrap();
+    let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    signal(Signal::STOP);
+    let stored = std::fs::read(beta.state_dir().join("svid.pem")).unwrap();
+    let svid = x0t_identity::Svid::from_stored(&stored).unwrap();
+    let wall = || clock_gettime(ClockId::Realtime).tv_sec as u64;
+    eventually("its SVID has ended", || wall() > svid.not_after().as_secs() + 1);
+    signal(Signal::CONT);
+    eventually("it is a member again", || beta.x0t("ping alpha -c 1 -W 1").code == 0);
+    assert!(beta.log().contains("has come back"), "{}", beta.log());
 }

@@ -9,6 +9,7 @@ mod ca;
 mod command;
 mod entries;
 mod keyring;
+mod recovery;
 mod refusal;
 mod server;
 mod stored;
@@ -28,6 +29,7 @@ pub use self::command::AuthorityCommand;
 use self::entries::Entries;
 pub use self::entries::{ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, Known};
 use self::keyring::Keyring;
+pub use self::recovery::RecoverRefusal;
 pub use self::refusal::{CommandRefusal, EntryRefusal, IssueRefusal, JoinRefusal, RenewRefusal, TokenRefusal};
 pub use self::server::{
     AuthorityAnswer, AuthorityRequest, AuthorityServer, AuthorityStats, OperatorAnswer, OperatorRequest, SYNC_WAIT,
@@ -52,6 +54,8 @@ use crate::token::{JoinSecret, JoinToken, TOKEN_ADDRESSES_MAX};
 
 /// Names an authority gives away: sixteen times the largest mesh in the promises.
 pub const ISSUED_NAMES_MAX: usize = 16_384;
+/// The longest that [`AuthorityConfig::recovery`] may be: what was taken back is remembered for as long.
+pub const RECOVERY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Later than every certificate.
 const FOREVER: UnixTime = UnixTime::from_secs(u64::MAX);
 /// Bytes of a node's name: a fully qualified host name fits (RFC 1035, 2.3.4).
@@ -70,6 +74,9 @@ pub struct AuthorityConfig {
     /// How long a CA certificate is valid. A year: its successor is prepared thirty days before the end and signs in the last
     /// seven. A leaked CA key is answered by tainting and revoking it, not by waiting.
     pub authority_ttl: Duration,
+    /// How long after its end an SVID still gets its node another, if the node proves that it has the key. Zero: never. Three days and a
+    /// half bring a laptop back that slept from Friday noon to Monday night; longer would make a stolen disk worth more.
+    pub recovery: Duration,
 }
 
 impl Default for AuthorityConfig {
@@ -79,6 +86,7 @@ impl Default for AuthorityConfig {
             svid_ttl: Duration::from_secs(3600),
             backdate: Duration::from_secs(60),
             authority_ttl: Duration::from_secs(365 * 24 * 3600),
+            recovery: Duration::from_secs(84 * 3600),
         }
     }
 }

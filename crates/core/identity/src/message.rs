@@ -9,6 +9,7 @@
 //! 0x46 RenewRefused   code u16-prefixed, text u16-prefixed
 //! 0x47 AgentRequest   id u64, body u16-prefixed: JSON, see `agent_message.rs`
 //! 0x48 AgentAnswer    id u64, body u16-prefixed
+//! 0x49 RecoverRequest chain, CSR u16-prefixed, signature u16-prefixed
 //!
 //! chain               u8 count (1..=4), each certificate u16-prefixed, leaf first
 //! bundle              trust domain u16-prefixed, sequence u64, u8 count (0..=16), each certificate u16-prefixed,
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use x0t_model::{DecodeError, Reader, SpiffeId, SpiffeIdError, Writer};
 
 use crate::agent_message::AGENT_BODY_MAX;
-use crate::authority::{JoinRefusal, NODE_NAME_LEN_MAX, RenewRefusal};
+use crate::authority::{JoinRefusal, NODE_NAME_LEN_MAX, RecoverRefusal, RenewRefusal};
 use crate::bundle::{BUNDLE_AUTHORITIES_MAX, BUNDLE_JWT_KEYS_MAX, Bundle, BundleError};
 use crate::csr::CSR_LEN_MAX;
 use crate::jwt::{JWT_PUBLIC_KEY_LEN_MAX, JwtKeyError, JwtPublicKey, KEY_ID_LEN_MAX, KeyId, KeyIdError};
@@ -31,6 +32,8 @@ use crate::verify::CERTIFICATE_LEN_MAX;
 
 /// Certificates in a chain on the wire: leaf, and room for a few intermediates.
 pub const MESSAGE_CHAIN_MAX: usize = 4;
+/// Bytes of a signature: those of every kind of key that signs here fit.
+const SIGNATURE_LEN_MAX: usize = 4096;
 /// Authorities that a joiner is told of.
 pub const MESSAGE_AUTHORITIES_MAX: usize = 16;
 const CODE_LEN_MAX: usize = 32;
@@ -46,6 +49,7 @@ const RENEW_ACCEPTED: u8 = 0x45;
 const RENEW_REFUSED: u8 = 0x46;
 const AGENT_REQUEST: u8 = 0x47;
 const AGENT_ANSWER: u8 = 0x48;
+const RECOVER_REQUEST: u8 = 0x49;
 
 /// Why bytes are no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +95,17 @@ pub struct JoinRequest {
     pub csr: Vec<u8>,
 }
 
+/// A node whose SVID has ended asks for another, under a session that has shown it the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoverRequest {
+    /// The SVID that has ended, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// See [`signing_request`](crate::signing_request); for a new key.
+    pub csr: Vec<u8>,
+    /// Of the signing request, by the key of the old SVID.
+    pub signature: Vec<u8>,
+}
+
 /// Welcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinAccepted {
@@ -122,6 +137,12 @@ pub struct Refused {
 
 impl From<&JoinRefusal> for Refused {
     fn from(refusal: &JoinRefusal) -> Self {
+        Self::new(refusal.code(), refusal)
+    }
+}
+
+impl From<&RecoverRefusal> for Refused {
+    fn from(refusal: &RecoverRefusal) -> Self {
         Self::new(refusal.code(), refusal)
     }
 }
@@ -164,12 +185,14 @@ pub enum Message {
         /// An encoded [`AgentAnswer`](crate::AgentAnswer). It may hold a token.
         body: Vec<u8>,
     },
+    /// Node to authority, in a joiner's session; answered like a [`Self::JoinRequest`].
+    RecoverRequest(RecoverRequest),
 }
 
 impl Message {
     /// Whether `first_byte` begins a message of this kind.
     pub const fn starts_with(first_byte: u8) -> bool {
-        matches!(first_byte, JOIN_REQUEST..=AGENT_ANSWER)
+        matches!(first_byte, JOIN_REQUEST..=RECOVER_REQUEST)
     }
 
     /// The message as bytes; an error if a field is longer than a receiver would accept.
@@ -210,6 +233,12 @@ impl Message {
                 writer.u8(AGENT_ANSWER).u64(*id);
                 write_field(&mut writer, "body", body, AGENT_BODY_MAX)?;
             }
+            Self::RecoverRequest(RecoverRequest { chain, csr, signature }) => {
+                writer.u8(RECOVER_REQUEST);
+                write_chain(&mut writer, chain)?;
+                write_field(&mut writer, "signing request", csr, CSR_LEN_MAX)?;
+                write_field(&mut writer, "signature", signature, SIGNATURE_LEN_MAX)?;
+            }
         }
         Ok(out)
     }
@@ -238,6 +267,11 @@ impl Message {
             RENEW_REFUSED => Self::RenewRefused(read_refused(&mut reader)?),
             AGENT_REQUEST => Self::AgentRequest { id: reader.u64()?, body: read_body(&mut reader)? },
             AGENT_ANSWER => Self::AgentAnswer { id: reader.u64()?, body: read_body(&mut reader)? },
+            RECOVER_REQUEST => Self::RecoverRequest(RecoverRequest {
+                chain: read_chain(&mut reader)?,
+                csr: read_csr(&mut reader)?,
+                signature: reader.prefixed("signature", SIGNATURE_LEN_MAX)?.to_vec(),
+            }),
             other => return Err(DecodeError::Invalid { field: "message type", value: other.into() }.into()),
         };
         reader.finish()?;

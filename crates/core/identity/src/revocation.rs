@@ -10,6 +10,7 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use x0t_model::{SpiffeId, UnixTime};
 
+use crate::authority::RECOVERY_MAX;
 use crate::ca_life::KeyId;
 
 /// SVIDs that are remembered while they are valid. Sixteen thousand nodes renewing at half life hold two each; what is beyond is
@@ -17,6 +18,9 @@ use crate::ca_life::KeyId;
 pub const ISSUED_SVIDS_MAX: usize = 65_536;
 /// SVIDs on the revocation lists. Lists of so many have 20 KiB, and fit into one message to a node's agent together with the bundle.
 pub const REVOKED_SVIDS_MAX: usize = 512;
+
+/// SVIDs that were on them, remembered because an old SVID may get its node another.
+const REMEMBERED_SVIDS_MAX: usize = 8 * REVOKED_SVIDS_MAX;
 
 /// The serial number of an SVID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -168,15 +172,24 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Adds `svids`, and drops what is over at `at`. False, and nothing added, if they would be too many: then the authority that
-    /// signed them is what has to be replaced.
+    /// Adds `svids`, and drops what nobody could come back with at `at`. False, and nothing added, if they would be too many: then the
+    /// authority that signed them is what has to be replaced.
     pub fn add(&mut self, svids: &[RevokedSvid], at: UnixTime) -> bool {
-        self.svids.retain(|svid| at <= svid.not_after);
-        if self.svids.len() + svids.len() > REVOKED_SVIDS_MAX {
+        if self.at(at).count() + svids.len() > REVOKED_SVIDS_MAX {
             return false;
         }
         self.svids.extend(svids);
+        self.svids.retain(|svid| at <= svid.not_after + RECOVERY_MAX);
+        // In the order of their ends: those that are in force are the last to go.
+        while self.svids.len() > REMEMBERED_SVIDS_MAX {
+            self.svids.pop_first();
+        }
         true
+    }
+
+    /// What is revoked, and what was and has ended since: nobody gets a new SVID for it.
+    pub fn known(&self) -> impl Iterator<Item = &RevokedSvid> {
+        self.svids.iter()
     }
 
     /// What is revoked and would otherwise be valid at `now`.

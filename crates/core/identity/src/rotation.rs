@@ -361,6 +361,27 @@ impl Rotation {
         }
     }
 
+    /// An SVID that came by another way than a request of this machine: the node had to come back after the end of the one before.
+    pub fn handle_recovered(
+        &mut self,
+        svid: Svid,
+        bundle: &Bundle,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<(), AdoptError> {
+        self.look(now, wall);
+        let found = verify_chain(svid.chain(), bundle, wall)?;
+        let wanted = self.svid.spiffe_id();
+        if found != *wanted {
+            return Err(AdoptError::OtherIdentity { found, wanted: wanted.clone() });
+        }
+        if let Some(distrust) = self.distrusted.judge(svid.chain()) {
+            return Err(AdoptError::Distrusted(distrust));
+        }
+        self.adopt(svid);
+        Ok(())
+    }
+
     /// The attempt failed. The SVID in use stays; the next attempt follows after a pause.
     pub fn handle_failure(&mut self, failure: &Failure, now: Instant, wall: UnixTime) {
         if !matches!(self.phase, Phase::Asking { .. }) {

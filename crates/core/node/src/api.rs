@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Distrusted, Secret, Ticket};
+use x0t_identity::{AuthorityAnswer, AuthorityRequest, Bundle, Distrusted, Secret, Svid, Ticket};
 use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 use x0t_overlay::CertificateDer;
 
@@ -87,6 +87,8 @@ pub enum Input<'a> {
     Bundle(Bundle),
     /// Which of its signatures the authority does not stand by any more: all that there are.
     Distrusted(Distrusted),
+    /// What came of a [`crate::join::JoinClient::recover`]: the node's next SVID, and the bundle that came with it.
+    Recovered(Box<(Svid, Bundle)>),
     /// The instant given by [`crate::Node::poll_timeout`] has come.
     Timeout,
 }

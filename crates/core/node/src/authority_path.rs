@@ -102,9 +102,9 @@ impl Node {
         }
     }
 
-    /// A joiner presents its token.
-    pub(crate) fn ask_to_join(&mut self, session: SessionId, request: x0t_identity::message::JoinRequest) {
-        self.ask_here(Asker::Joiner(session), AuthorityRequest::Join(request));
+    /// A joiner presents its token, or its old SVID.
+    pub(crate) fn ask_to_join(&mut self, session: SessionId, request: AuthorityRequest) {
+        self.ask_here(Asker::Joiner(session), request);
     }
 
     /// This node needs its next SVID and has an authority beside it.

@@ -3,14 +3,17 @@
 //! Every address of the token is knocked at; the first that completes a handshake is spoken to, and only that one, because the
 //! token works once. The handshake is believed if the certificate chain contains an authority whose bundle has the digest that the
 //! token carries, and the leaf is the very node that the token names: a relay in between can neither read nor answer.
+//!
+//! A node whose SVID has ended asks in the same way ([`JoinClient::recover`]): it knows the authority by its bundle and proves with its old
+//! key who it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use x0t_identity::message::{JoinAccepted, JoinRequest, Message};
-use x0t_identity::{JoinToken, KeySource, PrivateKey, Svid, signing_request, verify_chain};
+use x0t_identity::message::{JoinAccepted, JoinRequest, Message, RecoverRequest};
+use x0t_identity::{Bundle, JoinToken, KeySource, PrivateKey, Svid, signing_request, verify_chain};
 use x0t_model::{Entropy, Instant, Seed, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{
     CertificateDer, CloseReason, Endpoint, EndpointConfig, Event, HandshakeError, Provider, Purpose, SessionId,
@@ -37,6 +40,10 @@ pub struct Joined {
     pub records: Vec<Record>,
     /// Who it is.
     pub spiffe_id: SpiffeId,
+    /// How it proves that.
+    pub svid: Svid,
+    /// Whom it trusts.
+    pub bundle: Bundle,
     /// The address that led to an authority: a good first peer. If TLS was tried in place of UDP, the UDP address of the same host.
     pub introducer: Underlay,
 }
@@ -91,6 +98,27 @@ pub enum JoinError {
     Key(String),
 }
 
+/// What entitles to an SVID.
+enum Claim {
+    /// A token, and the name to ask for.
+    Token(JoinToken, Option<String>),
+    /// An SVID that has ended.
+    OldSvid(Svid),
+}
+
+/// Judges whoever answers by what the node knew when its SVID ended.
+struct OldBundleVerifier {
+    bundle: Bundle,
+    authorities: Vec<SpiffeId>,
+}
+
+impl VerifyPeer for OldBundleVerifier {
+    fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
+        let found = verify_chain(chain, &self.bundle, now).map_err(|error| with_causes(&error))?;
+        if self.authorities.contains(&found) { Ok(found) } else { Err(format!("{found} is no authority of this mesh")) }
+    }
+}
+
 /// Judges whoever answers by the token alone.
 struct TokenVerifier(JoinToken);
 
@@ -114,11 +142,25 @@ pub struct JoinTerms {
     pub fallback_port: Option<u16>,
 }
 
+/// How to come back.
+#[derive(Clone, Debug)]
+pub struct RecoveryTerms {
+    /// The SVID that has ended.
+    pub svid: Svid,
+    /// Whom the node trusted.
+    pub bundle: Bundle,
+    /// Who renews.
+    pub authorities: Vec<SpiffeId>,
+    /// Where members of the mesh were last found.
+    pub via: Vec<Underlay>,
+    /// Where TLS is tried on a host whose UDP address does not answer; `None` for nowhere.
+    pub fallback_port: Option<u16>,
+}
+
 /// Joins. Call `handle_*` when something happened, drain [`Self::poll_transmit`], sleep until [`Self::poll_timeout`], look at
 /// [`Self::outcome`].
 pub struct JoinClient {
-    token: JoinToken,
-    name: Option<String>,
+    claim: Claim,
     endpoint: Endpoint,
     key: PrivateKey,
     addresses: BTreeSet<Underlay>,
@@ -159,9 +201,40 @@ impl JoinClient {
         if addresses.is_empty() {
             return Err(JoinError::NoAddress);
         }
+        let verifier = Arc::new(TokenVerifier(token.clone()));
+        let claim = Claim::Token(token, name);
+        Self::start(claim, verifier, addresses, fallback_port, (provider, keys, seed), (now, wall))
+    }
+
+    /// Prepares to ask for another SVID in place of one that has ended. `keys` makes its key.
+    pub fn recover(
+        terms: RecoveryTerms,
+        provider: Arc<dyn Provider>,
+        keys: &mut dyn KeySource,
+        seed: Seed,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<Self, JoinError> {
+        let RecoveryTerms { svid, bundle, authorities, via, fallback_port } = terms;
+        let addresses: BTreeSet<_> = via.into_iter().take(ADDRESSES_MAX).collect();
+        if addresses.is_empty() {
+            return Err(JoinError::NoAddress);
+        }
+        let verifier = Arc::new(OldBundleVerifier { bundle, authorities });
+        Self::start(Claim::OldSvid(svid), verifier, addresses, fallback_port, (provider, keys, seed), (now, wall))
+    }
+
+    fn start(
+        claim: Claim,
+        verifier: Arc<dyn VerifyPeer>,
+        addresses: BTreeSet<Underlay>,
+        fallback_port: Option<u16>,
+        (provider, keys, seed): (Arc<dyn Provider>, &mut dyn KeySource, Seed),
+        (now, wall): (Instant, UnixTime),
+    ) -> Result<Self, JoinError> {
         let mut entropy = Entropy::new(seed);
         let mut endpoint = Endpoint::new(EndpointConfig::default(), provider, entropy.fork("join"));
-        endpoint.set_verifier(Arc::new(TokenVerifier(token.clone())));
+        endpoint.set_verifier(verifier);
         let key = keys.generate().map_err(|error| JoinError::Key(error.to_string()))?;
         let mut attempts: BTreeMap<_, _> = addresses.iter().map(|address| (*address, Attempt::At(now))).collect();
         for udp in addresses.iter().filter_map(|address| address.udp()).filter(|udp| !udp.ip().is_loopback()) {
@@ -169,18 +242,8 @@ impl JoinClient {
             attempts.extend(over_tls.map(|address| (address, Attempt::At(now + UDP_PATIENCE))));
         }
         let deadline = now + JOIN_DEADLINE;
-        let mut client = Self {
-            token,
-            name,
-            endpoint,
-            key,
-            addresses,
-            attempts,
-            asked: None,
-            impostor: None,
-            deadline,
-            outcome: None,
-        };
+        let mut client =
+            Self { claim, endpoint, key, addresses, attempts, asked: None, impostor: None, deadline, outcome: None };
         client.handle_timeout(now, wall);
         Ok(client)
     }
@@ -292,8 +355,15 @@ impl JoinClient {
             return self.endpoint.close(session, close_code::DONE, "another address was faster", now);
         }
         let request = signing_request(&self.key).map_err(|error| JoinError::Key(error.to_string())).and_then(|csr| {
-            let request = JoinRequest { secret: self.token.secret.clone(), name: self.name.clone(), csr };
-            Message::JoinRequest(request).encode().map_err(|error| JoinError::Request(error.to_string()))
+            let message = match &self.claim {
+                Claim::Token(token, name) => {
+                    Message::JoinRequest(JoinRequest { secret: token.secret.clone(), name: name.clone(), csr })
+                }
+                Claim::OldSvid(svid) => Message::RecoverRequest(
+                    RecoverRequest::signed(svid, csr).map_err(|error| JoinError::Key(error.to_string()))?,
+                ),
+            };
+            message.encode().map_err(|error| JoinError::Request(error.to_string()))
         });
         match request {
             Ok(bytes) if self.endpoint.send_message(session, &bytes, now).is_ok() => {
@@ -319,12 +389,17 @@ impl JoinClient {
     fn accept(&self, accepted: JoinAccepted, introducer: Underlay, wall: UnixTime) -> Result<Joined, JoinError> {
         let bad = |error: &dyn std::error::Error| JoinError::BadAnswer(with_causes(error));
         // The session has shown that this is the token's authority. Its bundle may hold more than the token pins: a successor.
-        if accepted.bundle.trust_domain() != self.token.trust_domain() {
+        let trust_domain = match &self.claim {
+            Claim::Token(token, _) => token.trust_domain(),
+            Claim::OldSvid(svid) => svid.spiffe_id().trust_domain(),
+        };
+        if accepted.bundle.trust_domain() != trust_domain {
             return Err(JoinError::BadAnswer("the trust bundle is of another trust domain than the token".into()));
         }
         let spiffe_id = verify_chain(&accepted.chain, &accepted.bundle, wall).map_err(|error| bad(&error))?;
         let svid = Svid::new(accepted.chain, self.key.clone()).map_err(|error| bad(&error))?;
         let record = |kind, bytes| Record { kind, bytes };
+        let (identity, bundle) = (svid.clone(), accepted.bundle.clone());
         let records = vec![
             record(RecordKind::Bundle, accepted.bundle.to_json()),
             record(RecordKind::Authorities, stored_authorities(&accepted.authorities)),
@@ -335,7 +410,7 @@ impl JoinClient {
             let same_host = address.address().ip() == introducer.address().ip();
             same_host && address.udp().is_some() && !self.addresses.contains(&introducer)
         });
-        Ok(Joined { records, spiffe_id, introducer: by_udp.copied().unwrap_or(introducer) })
+        Ok(Joined { records, spiffe_id, svid: identity, bundle, introducer: by_udp.copied().unwrap_or(introducer) })
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use x0t_identity::AuthorityRequest;
 use x0t_identity::message::Message;
 use x0t_model::{Instant, NodeId, Underlay};
 use x0t_overlay::packet::{JOIN, join_receiver, join_sender};
@@ -259,10 +260,11 @@ impl Node {
         self.push(Output::Datagrams { to: remote, train: Train::single(packet.to_vec()) });
     }
 
-    /// A joiner presents its token.
+    /// A joiner presents its token, or a node that slept too long its old SVID.
     pub(crate) fn on_join_request(&mut self, session: SessionId, bytes: &[u8]) {
         let request = match Message::decode(bytes) {
-            Ok(Message::JoinRequest(request)) => request,
+            Ok(Message::JoinRequest(request)) => AuthorityRequest::Join(request),
+            Ok(Message::RecoverRequest(request)) => AuthorityRequest::Recover(request),
             Ok(_) | Err(_) => {
                 self.stats.identity_messages_refused += 1;
                 self.endpoint.close(session, x0t_overlay::close_code::PROTOCOL, "not a join request", self.now);

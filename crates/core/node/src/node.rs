@@ -342,6 +342,7 @@ impl Drive for Node {
             Input::AskAuthority { id, body } => self.on_ask_authority(id, body),
             Input::Bundle(bundle) => self.on_bundle(bundle),
             Input::Distrusted(distrusted) => self.on_distrusted(distrusted),
+            Input::Recovered(recovered) => self.on_recovered(*recovered),
             // What was due has been done already.
             Input::Timeout => return,
         }

@@ -226,6 +226,14 @@ impl Node {
         self.trust.rotation.set_distrusted(distrusted, self.now, self.wall);
     }
 
+    /// This node has come back after the end of its SVID. Judged like one that was renewed.
+    pub(crate) fn on_recovered(&mut self, (svid, bundle): (Svid, Bundle)) {
+        self.on_bundle(bundle);
+        if self.trust.rotation.handle_recovered(svid, &self.trust.bundle, self.now, self.wall).is_err() {
+            self.stats.identity_messages_refused += 1;
+        }
+    }
+
     /// The bundle was replaced. An SVID whose authority is not in it convinces nobody who has heard of it.
     pub(crate) fn judge_own_svid(&mut self) {
         let Trust { rotation, bundle, crypto, .. } = &mut self.trust;

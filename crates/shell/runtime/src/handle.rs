@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
-use x0t_identity::{AuthorityAnswer, Bundle, Distrusted, Ticket};
+use x0t_identity::{AuthorityAnswer, Bundle, Distrusted, Svid, Ticket};
 use x0t_model::{Instant, SpiffeId, UnixTime};
 use x0t_node::{CertificateDer, Command, Reply, View};
 
@@ -33,6 +33,8 @@ pub(crate) enum Request {
     Bundle(Bundle),
     /// Which of its signatures the authority does not stand by any more.
     Distrusted(Distrusted),
+    /// The node has come back after the end of its SVID.
+    Recovered(Box<(Svid, Bundle)>),
 }
 
 /// What the event loop keeps of the way between it and its handles.
@@ -149,6 +151,14 @@ impl NodeHandle {
     /// If the node has stopped.
     pub async fn distrust(&self, distrusted: Distrusted) -> Result<(), NoAnswer> {
         self.requests.send(Request::Distrusted(distrusted)).await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Gives the node its next SVID, with the bundle that came along: the one before has ended, and it has asked as a joiner asks.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn recovered(&self, svid: Svid, bundle: Bundle) -> Result<(), NoAnswer> {
+        self.requests.send(Request::Recovered(Box::new((svid, bundle)))).await.map_err(|_| NoAnswer::Stopped)
     }
 
     /// The chain that the node shows, leaf first; empty as long as it is the one of the start.

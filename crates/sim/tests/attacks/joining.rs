@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use x0t_identity::{Bundle, Svid};
 use x0t_model::Entropy;
-use x0t_node::join::{JoinClient, JoinError, JoinTerms};
+use x0t_node::RecordKind;
+use x0t_node::join::{JoinClient, JoinError, JoinTerms, RecoveryTerms};
 use x0t_node::{Command, Reply, What};
 use x0t_overlay::Purpose;
 use x0t_sim::{Network, Terms, World};
@@ -177,4 +179,57 @@ fn a_member_gets_in_while_half_open_handshakes_of_a_thousand_sources_fill_the_ta
     }
     assert!(counter(&world, 0, "overlay_half_open_evicted") > 100);
     assert!(world.path(0, b).is_some(), "four seconds of a flood are enough to get in");
+}
+
+#[test]
+fn a_node_that_slept_through_the_end_of_its_svid_comes_back_through_a_member_by_its_old_key() {
+    let terms = Terms { svid_ttl: Duration::from_secs(60), ..Terms::seeded(9) };
+    let mut world = settled("A-B:1 B-C:1", terms);
+    let (b, c) = (world.host("B"), world.host("C"));
+    let disk = |world: &World, kind: RecordKind| world.disk(c)[&kind].clone();
+    world.freeze(c);
+    world.advance(300 * SECOND);
+    world.thaw(c);
+    world.advance(20 * SECOND);
+    let expired = world.view(c).status;
+    assert_eq!((expired.svid_state.as_str(), expired.links_up), ("expired", 0), "nobody talks to it");
+
+    let domain = "mesh.test".parse().unwrap();
+    let svid = Svid::from_stored(&disk(&world, RecordKind::Svid)).unwrap();
+    let bundle = Bundle::from_json(domain, &disk(&world, RecordKind::Bundle)).unwrap();
+    let authorities = vec!["spiffe://mesh.test/node/A".parse().unwrap()];
+    let via = vec![Network::address(b).into()];
+    let recovery = RecoveryTerms { svid, bundle, authorities, via, fallback_port: None };
+    world.capture();
+    let cryptography = x0t_sim::Cryptography::simulated();
+    let mut keys = cryptography.keys(Entropy::new([1; 32]));
+    let (now, wall) = (world.now(), world.wall());
+    let client = JoinClient::recover(recovery, cryptography.sessions(), &mut *keys, [9; 32], now, wall);
+    let mut client = client.unwrap();
+    for _ in 0..500 {
+        if client.outcome().is_some() {
+            break;
+        }
+        if client.poll_timeout().is_some_and(|at| at <= world.now()) {
+            client.handle_timeout(world.now(), world.wall());
+        }
+        while let Some((to, bytes)) = client.poll_transmit() {
+            world.inject(Network::host_at(to.address()).unwrap(), address(7), bytes);
+        }
+        for (from, to, mut bytes) in world.captured() {
+            if to == address(7) {
+                let (now, wall) = (world.now(), world.wall());
+                client.handle_datagram(Network::address(from).into(), &mut bytes, now, wall);
+            }
+        }
+        world.advance(SECOND / 100);
+    }
+    let joined = client.outcome().cloned().unwrap().unwrap();
+    assert_eq!(joined.spiffe_id.node_name(), Some("C"));
+    world.recovered(c, joined.svid, joined.bundle);
+    let back = world.wait_for(30 * SECOND, SECOND / 50, World::all_reach_all);
+    assert!(back.is_some(), "{:?} cannot reach", world.first_unreachable());
+    assert_eq!(world.view(c).status.svid_state, "valid");
+    world.advance(120 * SECOND);
+    assert!(world.all_reach_all(), "and it renews like everybody from then on");
 }

@@ -26,7 +26,7 @@ use crate::causes;
 use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::jwt::AudienceSet;
 use crate::keys::KeySource;
-use crate::message::{JoinAccepted, JoinRequest, Message, Refused, RenewAccepted};
+use crate::message::{JoinAccepted, JoinRequest, Message, RecoverRequest, Refused, RenewAccepted};
 use crate::revocation::Withdrawn;
 use crate::secret::Secret;
 use crate::upstream::UpstreamFiles;
@@ -53,6 +53,8 @@ pub enum AuthorityRequest {
         /// See [`signing_request`](crate::signing_request).
         csr: Vec<u8>,
     },
+    /// A node whose SVID has ended asks for another, in a joiner's session.
+    Recover(RecoverRequest),
     /// A node's agent asks for its workloads; an encoded [`AgentRequest`].
     Agent {
         /// Who.
@@ -69,7 +71,7 @@ impl AuthorityRequest {
     pub fn refuse(&self, code: &str, text: &str) -> AuthorityAnswer {
         let refused = Refused { code: code.to_owned(), text: text.to_owned() };
         match self {
-            Self::Join(_) => AuthorityAnswer::Message(Message::JoinRefused(refused)),
+            Self::Join(_) | Self::Recover(_) => AuthorityAnswer::Message(Message::JoinRefused(refused)),
             Self::Renew { .. } => AuthorityAnswer::Message(Message::RenewRefused(refused)),
             Self::Agent { .. } => encoded(&AgentAnswer::Refused(refused)),
             Self::Operator(_) => AuthorityAnswer::Operator(OperatorAnswer::Refused(refused)),
@@ -235,6 +237,8 @@ pub enum ServerOutput {
 pub struct AuthorityStats {
     /// SVIDs issued to nodes, joins included.
     pub node_svids_issued: u64,
+    /// Of these, to nodes that came back with an SVID that had ended.
+    pub nodes_recovered: u64,
     /// X.509-SVIDs issued to workloads.
     pub workload_svids_issued: u64,
     /// JWT-SVIDs minted.
@@ -312,6 +316,7 @@ impl AuthorityServer {
         self.wall = wall;
         let answer = match request {
             AuthorityRequest::Join(request) => Some(AuthorityAnswer::Message(self.join(&request, wall))),
+            AuthorityRequest::Recover(request) => Some(AuthorityAnswer::Message(self.recover(&request, wall))),
             AuthorityRequest::Renew { node, csr } => Some(AuthorityAnswer::Message(self.renew(&node, &csr, wall))),
             AuthorityRequest::Agent { node, body } => self.agent(ticket, node, &body, now, wall),
             AuthorityRequest::Operator(request) => Some(AuthorityAnswer::Operator(self.operator(request, wall))),
@@ -352,6 +357,18 @@ impl AuthorityServer {
                 self.commit();
                 self.stats.node_svids_issued += 1;
                 self.outputs.push_back(ServerOutput::Joined(issued.spiffe_id));
+                let (bundle, authorities) = (self.authority.bundle().clone(), self.authorities.clone());
+                Message::JoinAccepted(JoinAccepted { chain: issued.chain, bundle, authorities })
+            }
+            Err(refusal) => Message::JoinRefused(Refused::from(&refusal)),
+        }
+    }
+
+    fn recover(&mut self, request: &RecoverRequest, now: UnixTime) -> Message {
+        match self.authority.recover(request, &mut self.entropy, now) {
+            Ok(issued) => {
+                self.stats.node_svids_issued += 1;
+                self.stats.nodes_recovered += 1;
                 let (bundle, authorities) = (self.authority.bundle().clone(), self.authorities.clone());
                 Message::JoinAccepted(JoinAccepted { chain: issued.chain, bundle, authorities })
             }

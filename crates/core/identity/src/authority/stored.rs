@@ -96,6 +96,7 @@ impl Authority {
             backdate_s: self.config.backdate.as_secs(),
             authority_ttl_s: self.config.authority_ttl.as_secs(),
             ack_deadline_s: self.config.ack_deadline.as_secs(),
+            recovery_s: Some(self.config.recovery.as_secs()),
             tokens: self.tokens.records().map(StoredToken::from).collect(),
             names: self.names.clone(),
             entries: self.entries.iter().cloned().collect(),
@@ -141,6 +142,7 @@ impl Authority {
                 backdate: Duration::from_secs(stored.backdate_s),
                 authority_ttl: Duration::from_secs(stored.authority_ttl_s),
                 ack_deadline: Duration::from_secs(stored.ack_deadline_s),
+                recovery: stored.recovery_s.map_or(AuthorityConfig::default().recovery, Duration::from_secs),
             },
             keyring: keyring.map_err(|error| content("keys", causes::in_one_line(&error)))?,
             seal,
@@ -274,6 +276,9 @@ struct Stored {
     backdate_s: u64,
     authority_ttl_s: u64,
     ack_deadline_s: u64,
+    /// Absent from states of versions that did not know of it.
+    #[serde(default)]
+    recovery_s: Option<u64>,
     tokens: Vec<StoredToken>,
     names: BTreeMap<String, UnixTime>,
     entries: Vec<Entry>,
@@ -323,6 +328,7 @@ impl StoredV1 {
             backdate_s: self.backdate_s,
             authority_ttl_s: self.authority_ttl_s,
             ack_deadline_s: AuthorityConfig::default().ack_deadline.as_secs(),
+            recovery_s: None,
             tokens: self.tokens,
             names: self.names,
             entries: self.entries,

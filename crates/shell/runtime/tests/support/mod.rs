@@ -67,7 +67,8 @@ impl Drive for Scripted {
             | Input::Joined(_)
             | Input::AskAuthority { .. }
             | Input::Bundle(_)
-            | Input::Distrusted(_) => {
+            | Input::Distrusted(_)
+            | Input::Recovered(_) => {
                 panic!("no authority in this test")
             }
             Input::Command { id, command } => Told::Command { id, command },

@@ -46,6 +46,7 @@ pub async fn run(context: &Context, action: AuthorityAction) -> anyhow::Result<E
         | OperatorAnswer::Tokens { .. }
         | OperatorAnswer::Entry { .. }
         | OperatorAnswer::Entries { .. }
+        | OperatorAnswer::Federation(_)
         | OperatorAnswer::Revoked { .. } => {
             return Err(Failure::new(Exit::Error, "the authority answered something else than what was asked").into());
         }

@@ -11,6 +11,8 @@
 //! authority keep the question until something has. Signing requests leave in batches, so ten thousand workloads cost three
 //! hundred messages. What a process gets is decided elsewhere, from [`Agent::held`].
 
+mod federated;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
 
+use self::federated::FederatedBundles;
 use crate::agent_message::{
     AgentAnswer, AgentRequest, Base64, ISSUE_BATCH_MAX, SvidOutcome, SvidRequest, SyncAnswer, SyncRequest,
 };
@@ -135,6 +138,7 @@ pub struct Agent {
     generation: u64,
     /// SVIDs that are to be replaced.
     distrusted: Distrusted,
+    federated: FederatedBundles,
     /// Revocation lists of the own trust domain.
     crls: Vec<Vec<u8>>,
     /// Who issued the node's own SVID.
@@ -168,6 +172,7 @@ impl Agent {
             events: VecDeque::new(),
             generation: 0,
             distrusted: Distrusted::default(),
+            federated: FederatedBundles::default(),
             crls: Vec::new(),
             own_issuer: None,
             said: (0, None),
@@ -274,11 +279,12 @@ impl Agent {
         self.expire(wall);
         if self.sync_at.is_some_and(|at| at <= now) {
             self.sync_at = None;
-            let in_use = |bundle: &Arc<Bundle>| (bundle.trust_domain().clone(), bundle.sequence());
-            let bundles = self.bundles.iter().map(in_use).collect();
+            let own = self.bundles.get(self.node.trust_domain());
+            let bundles = own.map(|bundle| (bundle.trust_domain().clone(), bundle.sequence())).into_iter().collect();
+            let (federated, partial) = (Some(self.federated.in_use()), self.federated.partial());
             // A question that is kept waits for news, so the first one, which has none to wait for, is answered at once.
             let (known, issuer) = (self.known, self.issuer());
-            let request = SyncRequest { known, bundles, issuer, wait: self.generation > 0 };
+            let request = SyncRequest { known, bundles, federated, partial, issuer, wait: self.generation > 0 };
             let number = self.ask(Outstanding::Sync, AgentRequest::Sync(request));
             self.said = (number, issuer);
         }
@@ -383,10 +389,10 @@ impl Agent {
                 self.stats.requests_failed += 1;
             }
         }
-        for domain in answer.withdrawn {
-            // Nobody talks an agent out of its own trust domain.
-            changed |= domain != *self.node.trust_domain() && self.bundles.remove(&domain);
-        }
+        let own = self.node.trust_domain();
+        let foreign = self.federated.handle_answer(own, answer.withdrawn, answer.federated, &mut self.bundles);
+        changed |= foreign.any;
+        self.stats.requests_failed += foreign.refused;
         let delta = answer.entries;
         if delta.is_full {
             self.confirming = Some(BTreeSet::new());

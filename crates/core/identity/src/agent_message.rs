@@ -14,6 +14,7 @@ use crate::authority::{EntryDelta, Known};
 use crate::bundle::BUNDLE_MAP_MAX;
 use crate::ca_life::KeyId;
 use crate::entry::EntryId;
+use crate::federation::BundleDigest;
 use crate::jwt::AUDIENCES_MAX;
 use crate::message::Refused;
 use crate::secret::Secret;
@@ -83,12 +84,44 @@ pub struct SyncRequest {
     pub known: Known,
     /// Trust domain to sequence number of the bundle in use.
     pub bundles: BTreeMap<TrustDomain, u64>,
+    /// Foreign bundles in use, by their content. Absent from an agent that does not know of them, which is sent none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federated: Option<BTreeMap<TrustDomain, BundleDigest>>,
+    /// The foreign bundle of which the beginning has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partial: Option<PartialBundle>,
     /// Who issued the SVIDs that the node and its workloads show; as long as there is one of a tainted authority among them, that
     /// authority. Absent if the node does not know.
     #[serde(default)]
     pub issuer: Option<KeyId>,
     /// Answer only when something has changed, or after [`SYNC_WAIT`](crate::SYNC_WAIT).
     pub wait: bool,
+}
+
+/// How much of a document has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialBundle {
+    /// Whose bundle.
+    pub trust_domain: TrustDomain,
+    /// Which document.
+    pub digest: BundleDigest,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// A part of a foreign bundle's document, which may be longer than a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundlePart {
+    /// Whose bundle.
+    pub trust_domain: TrustDomain,
+    /// Which document.
+    pub digest: BundleDigest,
+    /// Where in the document it begins.
+    pub offset: usize,
+    /// Bytes of the whole document.
+    pub len: usize,
+    /// The part.
+    pub bytes: Base64,
 }
 
 /// One key to certify.
@@ -131,6 +164,9 @@ pub struct SyncAnswer {
     pub bundles: BTreeMap<TrustDomain, String>,
     /// Trust domains that are not federated with any more.
     pub withdrawn: Vec<TrustDomain>,
+    /// Foreign bundles other than those in use: whole ones, and at the end perhaps the beginning of one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub federated: Vec<BundlePart>,
     /// Authorities of the own trust domain whose SVIDs are to be replaced now, and whose late answers are not to be adopted:
     /// all that there are.
     #[serde(default)]
@@ -173,7 +209,12 @@ impl AgentRequest {
             Self::MintJwt { audience, .. } if audience.len() > AUDIENCES_MAX => {
                 Err(AgentMessageError::TooMany("audiences"))
             }
-            Self::Sync(sync) if sync.bundles.len() > BUNDLE_MAP_MAX => Err(AgentMessageError::TooMany("bundles")),
+            Self::Sync(sync)
+                if sync.bundles.len() > BUNDLE_MAP_MAX
+                    || sync.federated.as_ref().is_some_and(|federated| federated.len() > BUNDLE_MAP_MAX) =>
+            {
+                Err(AgentMessageError::TooMany("bundles"))
+            }
             Self::Sync(_) | Self::IssueX509 { .. } | Self::MintJwt { .. } => Ok(request),
         }
     }

@@ -8,6 +8,7 @@
 mod ca;
 mod command;
 mod entries;
+mod federation;
 mod keyring;
 mod recovery;
 mod refusal;
@@ -28,6 +29,7 @@ pub use self::ca::CaChangeError;
 pub use self::command::AuthorityCommand;
 use self::entries::Entries;
 pub use self::entries::{ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, Known};
+pub use self::federation::{BundleView, FederationAnswer, FederationRequest};
 use self::keyring::Keyring;
 pub use self::recovery::RecoverRefusal;
 pub use self::refusal::{CommandRefusal, EntryRefusal, IssueRefusal, JoinRefusal, RenewRefusal, TokenRefusal};
@@ -43,6 +45,7 @@ use crate::ca_life::{Acks, KeyId, Material};
 use crate::ca_signer::{CaSigner, public_key_of};
 use crate::csr::{self, RequestedKey};
 use crate::entry::{Entry, EntryId, EntrySpec};
+use crate::federation::Federations;
 use crate::issuance::{self, IssueError, Validity};
 use crate::jwt::{AudienceSet, JWT_SVID_TTL_DEFAULT, JwtRequest, JwtSigningKey, JwtSvid};
 use crate::keys::{KeySource, PrivateKey};
@@ -134,6 +137,7 @@ pub struct Authority {
     /// Every name ever given away and not forgotten, with the time of its last join.
     names: BTreeMap<String, UnixTime>,
     entries: Entries,
+    federations: Federations,
     /// Counts the changes of the entries; never reused.
     revision: u64,
     /// Applied and not yet made durable, in order.
@@ -181,6 +185,7 @@ impl Authority {
             tokens: Tokens::default(),
             names,
             entries: Entries::default(),
+            federations: Federations::default(),
             revision: 0,
             journal: Vec::new(),
         })

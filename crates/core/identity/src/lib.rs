@@ -37,6 +37,7 @@ mod causes;
 mod csr;
 mod distrusted;
 mod entry;
+pub mod federation;
 mod issuance;
 mod jwt;
 mod jwt_cache;
@@ -59,16 +60,16 @@ mod verify;
 
 pub use agent::{AGENT_ENTRIES_MAX, Agent, AgentEvent, AgentStats, HeldSvid};
 pub use agent_message::{
-    AGENT_BODY_MAX, AgentAnswer, AgentMessageError, AgentRequest, Base64, ISSUE_BATCH_MAX, SvidOutcome, SvidRequest,
-    SyncAnswer, SyncRequest,
+    AGENT_BODY_MAX, AgentAnswer, AgentMessageError, AgentRequest, Base64, BundlePart, ISSUE_BATCH_MAX, PartialBundle,
+    SvidOutcome, SvidRequest, SyncAnswer, SyncRequest,
 };
 pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
 pub use authority::{
     Authority, AuthorityAnswer, AuthorityCommand, AuthorityConfig, AuthorityRequest, AuthorityServer, AuthorityStats,
-    CaChangeError, CommandRefusal, ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, EntryRefusal, ISSUED_NAMES_MAX,
-    IssueRefusal, Issued, JOIN_TOKENS_MAX, JoinRefusal, Known, NODE_NAME_LEN_MAX, NotStorable, OperatorAnswer,
-    OperatorRequest, RECOVERY_MAX, RecoverRefusal, RenewRefusal, SYNC_WAIT, ServerOutput, StoredAuthorityError, Ticket,
-    TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
+    BundleView, CaChangeError, CommandRefusal, ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, EntryRefusal, FederationAnswer,
+    FederationRequest, ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX, JoinRefusal, Known, NODE_NAME_LEN_MAX,
+    NotStorable, OperatorAnswer, OperatorRequest, RECOVERY_MAX, RecoverRefusal, RenewRefusal, SYNC_WAIT, ServerOutput,
+    StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{
     BUNDLE_AUTHORITIES_MAX, BUNDLE_JWT_KEYS_MAX, BUNDLE_MAP_MAX, Bundle, BundleError, BundleMap, BundleUpdate,

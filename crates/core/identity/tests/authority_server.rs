@@ -67,7 +67,7 @@ fn synced(output: &ServerOutput) -> (u64, SyncAnswer) {
 
 fn waiting_sync(known: Known) -> AgentRequest {
     let bundles = BTreeMap::from([("mesh.test".parse().unwrap(), 1)]);
-    AgentRequest::Sync(SyncRequest { known, bundles, issuer: None, wait: true })
+    AgentRequest::Sync(SyncRequest { known, bundles, wait: true, ..SyncRequest::default() })
 }
 
 #[test]

@@ -264,6 +264,7 @@ impl Node {
             | OperatorAnswer::Prepared { .. }
             | OperatorAnswer::Changed { .. }
             | OperatorAnswer::Revoked { .. }
+            | OperatorAnswer::Federation(_)
             | OperatorAnswer::Done => refused("the authority answered something else than what was asked"),
         };
         self.push(Output::Reply { id, reply });

@@ -30,7 +30,7 @@ const MESH_FILE: &str = "mesh.json";
 const LOCK_FILE: &str = "lock";
 const ADMIN_SOCKET: &str = "admin.sock";
 /// No file of a state directory comes near this; a larger one is not ours.
-const FILE_SIZE_MAX: u64 = 64 << 20;
+const FILE_SIZE_MAX: u64 = 128 << 20;
 
 /// A state directory that this process holds. Nobody else can hold it until this value is dropped.
 #[derive(Debug)]

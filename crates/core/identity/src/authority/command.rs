@@ -12,6 +12,7 @@ use super::tokens::{TokenHash, TokenId};
 use super::{Authority, ISSUED_NAMES_MAX, check_name};
 use crate::ca_life::CaCommand;
 use crate::entry::{EntryId, EntrySpec};
+use crate::federation::FederationCommand;
 use crate::revocation::RevokedSvid;
 
 /// One change.
@@ -76,6 +77,11 @@ pub enum AuthorityCommand {
         /// The step.
         change: CaCommand,
     },
+    /// Trust in a foreign trust domain begins, changes or ends.
+    Federate {
+        /// How.
+        change: FederationCommand,
+    },
     /// Puts SVIDs on the revocation list of the authority that signed them.
     RevokeSvids {
         /// Which.
@@ -134,6 +140,9 @@ impl Authority {
             }
             AuthorityCommand::ChangeCa { change } => {
                 self.keyring.apply(change)?;
+            }
+            AuthorityCommand::Federate { change } => {
+                self.federations.apply(self.node.trust_domain(), change)?;
             }
             AuthorityCommand::RevokeSvids { svids, at } => {
                 if !self.revocations.add(svids, *at) {

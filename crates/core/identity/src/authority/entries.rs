@@ -10,7 +10,7 @@ use crate::entry::{Entry, EntryId, EntrySpec, Parent};
 
 /// Entries of an authority. SPIRE's largest published deployments keep ten to fifteen workloads on each of a few thousand nodes.
 pub const ENTRIES_MAX: usize = 65_536;
-/// Bytes of all entries as JSON. The stored state has to fit into a file that the state directory reads (64 MiB), together with 16,384
+/// Bytes of all entries as JSON. The stored state has to fit into a file that the state directory reads (128 MiB), together with 16,384
 /// names, the tokens and the authorities; 65,536 entries of an ordinary 400 bytes have 25 MiB.
 pub const ENTRIES_BYTES_MAX: usize = 48 << 20;
 /// Deletions that are remembered. A node that missed more is sent everything.
@@ -24,6 +24,8 @@ pub(super) struct Entries {
     bytes: usize,
     /// Entries in the order of their last change.
     by_revision: BTreeMap<u64, EntryId>,
+    /// How many entries for a node, or for all, federate with which trust domain.
+    federated: BTreeMap<Parent, BTreeMap<TrustDomain, usize>>,
     /// What was deleted, or moved to other nodes, oldest first.
     deletions: VecDeque<Deletion>,
     /// Deletions up to this revision are forgotten.
@@ -105,9 +107,14 @@ impl Entries {
     pub(super) fn restore(&mut self, entry: Entry) {
         let (id, revision, parent) = (entry.id.clone(), entry.revision, entry.spec.parent.clone());
         self.bytes += stored_len(&entry);
+        let domains = self.federated.entry(parent.clone()).or_default();
+        for domain in &entry.spec.federates_with {
+            *domains.entry(domain.clone()).or_default() += 1;
+        }
         if let Some(before) = self.entries.insert(id.clone(), entry) {
             self.bytes -= stored_len(&before);
             self.by_revision.remove(&before.revision);
+            self.forget_federated(&before);
             if before.spec.parent != parent {
                 self.remember(Deletion { revision, id: id.clone(), parent: before.spec.parent });
             }
@@ -120,8 +127,31 @@ impl Entries {
         let Some(before) = self.entries.remove(id) else { return false };
         self.bytes -= stored_len(&before);
         self.by_revision.remove(&before.revision);
+        self.forget_federated(&before);
         self.remember(Deletion { revision, id: id.clone(), parent: before.spec.parent });
         true
+    }
+
+    fn forget_federated(&mut self, before: &Entry) {
+        let Some(domains) = self.federated.get_mut(&before.spec.parent) else { return };
+        for domain in &before.spec.federates_with {
+            if let Some(count) = domains.get_mut(domain) {
+                *count -= 1;
+            }
+        }
+        domains.retain(|_, count| *count > 0);
+        self.federated.retain(|_, domains| !domains.is_empty());
+    }
+
+    /// The foreign trust domains that entries for `node` federate with; one may come twice.
+    pub(super) fn federated_by(&self, node: &SpiffeId) -> impl Iterator<Item = &TrustDomain> {
+        let own = self.federated.get(&Parent::Node(node.clone()));
+        own.into_iter().chain(self.federated.get(&Parent::AnyNode)).flat_map(BTreeMap::keys)
+    }
+
+    /// How many entries federate with `domain`.
+    pub(super) fn federating_with(&self, domain: &TrustDomain) -> usize {
+        self.federated.values().filter_map(|domains| domains.get(domain)).sum()
     }
 
     fn remember(&mut self, deletion: Deletion) {

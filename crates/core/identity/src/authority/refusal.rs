@@ -9,6 +9,7 @@ use super::tokens::TokenId;
 use super::{ENTRIES_BYTES_MAX, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX};
 use crate::csr::CsrError;
 use crate::entry::{EntryError, EntryId};
+use crate::federation::FederationRefusal;
 use crate::issuance::IssueError;
 use crate::jwt::MintError;
 use crate::revocation::REVOKED_SVIDS_MAX;
@@ -191,6 +192,9 @@ pub enum CommandRefusal {
     /// The authorities cannot change like this.
     #[error(transparent)]
     Ca(#[from] KeyringError),
+    /// The trust in a foreign trust domain cannot change like this.
+    #[error(transparent)]
+    Federation(#[from] FederationRefusal),
     /// [`REVOKED_SVIDS_MAX`] are on the lists.
     #[error("{max} SVIDs are on the revocation lists, which is all there may be: taint the authority that signed them", max = REVOKED_SVIDS_MAX)]
     TooManyRevocations,
@@ -211,6 +215,7 @@ impl CommandRefusal {
             Self::Entry(EntryRefusal::TooManyEntries | EntryRefusal::NoRoom) => "too_many_entries",
             Self::Ca(KeyringError::Refused(refusal)) => refusal.code(),
             Self::Ca(KeyringError::Issue(_) | KeyringError::Bundle(_)) => "bad_material",
+            Self::Federation(refusal) => refusal.code(),
             Self::TooManyRevocations => "too_many_revocations",
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
 
-use super::{Authority, AuthorityCommand, CaChangeError, TokenView};
+use super::{Authority, AuthorityCommand, CaChangeError, FederationAnswer, FederationRequest, TokenView};
 use crate::agent_message::{
     AGENT_BODY_MAX, AgentAnswer, AgentRequest, Base64, SYNC_ENTRIES_MAX, SvidOutcome, SvidRequest, SyncAnswer,
     SyncRequest,
@@ -144,6 +144,8 @@ pub enum OperatorRequest {
         /// Leave nodes behind that hold SVIDs of it.
         force: bool,
     },
+    /// About foreign trust domains.
+    Federation(FederationRequest),
     /// Everything that is out for an identity goes on the revocation list.
     RevokeSvids {
         /// Whose.
@@ -215,6 +217,8 @@ pub enum OperatorAnswer {
         /// Others may be valid until this time: the authority has restarted since they were issued, or they were too many.
         complete_from: Option<UnixTime>,
     },
+    /// About foreign trust domains.
+    Federation(FederationAnswer),
     /// Done; there is nothing to say.
     Done,
     /// Not done.
@@ -264,8 +268,9 @@ pub struct AuthorityServer {
     authorities: Vec<SpiffeId>,
     entropy: Entropy,
     waiting: BTreeMap<Ticket, Waiting>,
-    /// Revision of the entries, sequence of the bundle and number of the nodes that everybody who waits has been told of.
-    told: (u64, u64, usize),
+    /// Revision of the entries, sequence of the bundle, number of the nodes and revision of the foreign bundles that everybody who
+    /// waits has been told of.
+    told: (u64, u64, usize, u64),
     outputs: VecDeque<ServerOutput>,
     stats: AuthorityStats,
     keys: Option<Box<dyn KeySource>>,
@@ -288,7 +293,7 @@ impl AuthorityServer {
             authorities,
             entropy,
             waiting,
-            told: (0, 0, 0),
+            told: (0, 0, 0, 0),
             outputs,
             stats,
             keys: None,
@@ -454,8 +459,8 @@ impl AuthorityServer {
 
     /// Answers those for whom something has changed, or whose time is over.
     fn answer_waiting(&mut self, now: Instant) {
-        let nodes = self.authority.names().count();
-        let current = (self.authority.revision(), self.authority.bundle().sequence(), nodes);
+        let (nodes, foreign) = (self.authority.names().count(), self.authority.federations().revision());
+        let current = (self.authority.revision(), self.authority.bundle().sequence(), nodes, foreign);
         let has_changed = std::mem::replace(&mut self.told, current) != current;
         let is_news =
             |waiting: &Waiting| !self.authority.knows(&waiting.node) || self.has_news(&waiting.node, &waiting.request);
@@ -481,7 +486,10 @@ impl AuthorityServer {
     fn has_news(&self, node: &SpiffeId, request: &SyncRequest) -> bool {
         let entries = self.authority.entries_since(node, request.known, 1);
         let no_entries = entries.entries.is_empty() && entries.deleted.is_empty() && !entries.is_full;
-        !no_entries || request.known.full_since.is_some() || self.has_newer_bundle(request)
+        !no_entries
+            || request.known.full_since.is_some()
+            || self.has_newer_bundle(request)
+            || self.authority.has_federation_news(node, request)
     }
 
     fn has_newer_bundle(&self, request: &SyncRequest) -> bool {
@@ -507,10 +515,12 @@ impl AuthorityServer {
             let len = serde_json::to_vec(&answer).map_or(0, |bytes| bytes.len());
             // One entry always fits, see ENTRY_TEXT_MAX.
             if len <= AGENT_BODY_MAX || limit == 1 {
-                return answer;
+                break;
             }
             limit /= 2;
         }
+        self.authority.add_federated(node, request, &mut answer);
+        answer
     }
 
     fn operator(&mut self, request: OperatorRequest, now: UnixTime) -> OperatorAnswer {
@@ -564,6 +574,10 @@ impl AuthorityServer {
             OperatorRequest::RevokeAuthority { key_id, force } => {
                 changed(self.authority.revoke_ca(key_id, patience(force), now))
             }
+            OperatorRequest::Federation(request) => match self.authority.federation(request) {
+                Ok(answer) => OperatorAnswer::Federation(answer),
+                Err(refusal) => OperatorAnswer::Refused(Refused::new(refusal.code(), &refusal)),
+            },
             OperatorRequest::RevokeSvids { id } => match self.authority.revoke_svids(&id, now) {
                 Ok(Withdrawn { svids, complete_from }) => OperatorAnswer::Revoked { svids: svids.len(), complete_from },
                 Err(refusal) => OperatorAnswer::Refused(Refused::new(refusal.code(), &refusal)),

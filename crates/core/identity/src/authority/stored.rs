@@ -16,15 +16,18 @@ use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKE
 use crate::ca_life::{Acks, CaLife, Der, KeyId, Material};
 use crate::causes;
 use crate::entry::Entry;
+use crate::federation::{FederationRelationship, Federations, ForeignBundle};
 use crate::keys::{KeyError, PrivateKey};
 use crate::leaf_rules::{parse, unix_time};
 use crate::revocation::{IssuedSvids, Revocations};
 use crate::seal::{SealKey, SealedKey, UnsealError};
 
 /// Grows when an older reader would misunderstand the state, and only then.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+/// The format without foreign trust domains; still written as long as there are none.
+const VERSION_WITHOUT_FEDERATION: u64 = 2;
 /// Bytes of stored state: every table full. A state directory reads files of this length and no longer ones.
-const STORED_LEN_MAX: usize = 64 << 20;
+const STORED_LEN_MAX: usize = 128 << 20;
 
 /// Why stored state is no authority.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +91,7 @@ impl Authority {
         let seal = self.seal.as_ref().map(|seal| |key: &PrivateKey| seal.seal(key, domain));
         let keys = self.keyring.keys().map(|(key_id, key)| Ok((*key_id, stored_key(key, seal.as_ref())?)));
         let stored = Stored {
-            version: VERSION,
+            version: if self.federations.is_empty() { VERSION_WITHOUT_FEDERATION } else { VERSION },
             node: self.node.clone(),
             life: self.keyring.life().clone(),
             keys: keys.collect::<Result<_, KeyError>>()?,
@@ -102,9 +105,13 @@ impl Authority {
             entries: self.entries.iter().cloned().collect(),
             revision: self.revision,
             revocations: self.revocations.clone(),
+            foreign_bundles: self.federations.bundles().cloned().collect(),
+            relationships: self.federations.relationships().cloned().collect(),
         };
         // Room for everything at once: a growing buffer would leave copies of the key behind.
+        let documents: usize = stored.foreign_bundles.iter().map(|bundle| bundle.document().len()).sum();
         let room = 256 * 1024 + 1024 * stored.tokens.len() + 300 * stored.names.len() + 512 * stored.entries.len();
+        let room = room + 2 * documents + 4096 * stored.relationships.len();
         let mut bytes = Zeroizing::new(Vec::with_capacity(room));
         serde_json::to_writer(&mut *bytes, &stored).map_err(|error| NotStorable::Encoding(error.to_string()))?;
         Ok(bytes)
@@ -150,6 +157,8 @@ impl Authority {
             names: read_names(trust_domain, &stored.names)?,
             node: stored.node.clone(),
             entries: read_entries(trust_domain, &stored)?,
+            federations: Federations::restore(trust_domain, stored.foreign_bundles, stored.relationships)
+                .map_err(|error| content("foreign_bundles", error))?,
             revision: stored.revision,
             journal: Vec::new(),
             acks: Acks::default(),
@@ -284,6 +293,10 @@ struct Stored {
     entries: Vec<Entry>,
     revision: u64,
     revocations: Revocations,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    foreign_bundles: Vec<ForeignBundle>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    relationships: Vec<FederationRelationship>,
 }
 
 /// The format before there were slots: one CA and its key, in clear.
@@ -334,6 +347,8 @@ impl StoredV1 {
             entries: self.entries,
             revision: self.revision,
             revocations: Revocations::default(),
+            foreign_bundles: Vec::new(),
+            relationships: Vec::new(),
         })
     }
 }

@@ -29,6 +29,11 @@ impl Bundle {
         serde_json::to_vec_pretty(&self.document(true)).unwrap_or_default()
     }
 
+    /// The same document without white space.
+    pub fn to_compact_json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.document(true)).unwrap_or_default()
+    }
+
     /// Reads the SPIFFE bundle document of `trust_domain`, which the document itself does not name.
     ///
     /// Keys of unknown kinds and uses are left out, and so are keys for X.509-SVIDs without `x5c` and keys for JWT-SVIDs without

@@ -47,6 +47,11 @@ impl Subscription {
             tracing::warn!(code = error.code, error = error.message, "an Envoy rejects the secrets it was sent");
         }
         let names = request.resource_names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        if self.names.is_none() && !request.version_info.is_empty() {
+            // It comes back after its stream was cut, with what it was last told: perhaps to trust somebody who is gone meanwhile.
+            let domains = request.resource_names.iter().filter_map(|name| name.strip_prefix("spiffe://"));
+            self.trusted.extend(domains.filter(|rest| !rest.contains('/')).map(str::to_owned));
+        }
         let is_new = self.names.as_ref() != Some(&names);
         self.names = Some(names);
         Ok(is_new)
@@ -167,6 +172,18 @@ mod tests {
         let second = subscription.offer(secret(1), is_asked).unwrap();
         assert_eq!(first.version_info, second.version_info);
         assert_ne!(first.nonce, second.nonce);
+    }
+
+    #[test]
+    fn l17_a_client_that_comes_back_may_still_trust_whom_an_earlier_stream_named() {
+        let mut subscription = Subscription::default();
+        let names = ["spiffe://other.test", "spiffe://mesh.test/web", "ALL"];
+        let again = DiscoveryRequest { version_info: "7".into(), ..request(&names, "") };
+        subscription.handle_request(&again).unwrap();
+        assert_eq!(subscription.trusted().collect::<Vec<_>>(), ["other.test"]);
+        let mut fresh = Subscription::default();
+        fresh.handle_request(&request(&names, "")).unwrap();
+        assert!(!fresh.was_trusted("other.test"), "a new one waits for what it has never had");
     }
 
     #[test]

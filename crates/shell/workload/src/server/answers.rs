@@ -212,7 +212,8 @@ impl Entitlement {
         if svids.is_empty() {
             return Err(Refusal::NotIssued);
         }
-        let federated_bundles = self.foreign_bundles().map(|bundle| x509_bundle(bundle)).collect();
+        let federated = self.foreign_bundles().filter(|bundle| !bundle.authorities().is_empty());
+        let federated_bundles = federated.map(|bundle| x509_bundle(bundle)).collect();
         let mut message = X509svidResponse { svids, crl: self.crl_list(), federated_bundles };
         let framed = framed(&message);
         for svid in &mut message.svids {
@@ -222,7 +223,9 @@ impl Entitlement {
     }
 
     fn x509_bundles(&self) -> Encoded {
-        let bundles: BTreeMap<_, _> = self.bundles().map(|bundle| x509_bundle(bundle)).collect();
+        // A trust domain may have keys for tokens alone. An empty list of certificates is none that clients could read.
+        let with_authorities = self.bundles().filter(|bundle| !bundle.authorities().is_empty());
+        let bundles: BTreeMap<_, _> = with_authorities.map(|bundle| x509_bundle(bundle)).collect();
         if bundles.is_empty() {
             return Err(Refusal::NoBundle);
         }

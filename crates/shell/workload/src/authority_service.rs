@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use x0t_identity::ca_life::{AuthorityKind, Slot};
+use x0t_identity::federation::FederationSnapshot;
 use x0t_identity::{
     AuthorityAnswer, AuthorityRequest, AuthorityServer, AuthorityStats, OperatorAnswer, OperatorRequest, ServerOutput,
     Ticket,
@@ -39,6 +40,12 @@ pub trait AuthorityPorts: Send + 'static {
 
     /// A node has joined.
     fn joined(&mut self, node: SpiffeId);
+
+    /// What is to be fetched of foreign trust domains, and whom to check it against, from now on. Said at the start and after
+    /// each change, once that is durable.
+    fn federations(&mut self, snapshot: FederationSnapshot) {
+        drop(snapshot);
+    }
 }
 
 enum Job {
@@ -147,6 +154,7 @@ pub fn start(
         operators: std::collections::BTreeMap::new(),
         next: OPERATOR_TICKETS,
         maintain_at: Instant::ZERO,
+        published: None,
     };
     thread::Builder::new().name("x0t-authority".to_owned()).spawn(move || service.run(&jobs))?;
     Ok(AuthorityHandle { jobs: sender, state })
@@ -161,10 +169,13 @@ struct Service<P> {
     next: Ticket,
     /// When to look after the authority's own keys.
     maintain_at: Instant,
+    /// Revision of the federations and number of the own bundle that were last told.
+    published: Option<(u64, u64)>,
 }
 
 impl<P: AuthorityPorts> Service<P> {
     fn run(mut self, jobs: &Receiver<Job>) {
+        self.publish_federations();
         loop {
             let (now, _) = self.ports.now();
             let due = self.maintain_at.min(self.server.poll_timeout().unwrap_or(Instant::FAR_FUTURE));
@@ -229,7 +240,11 @@ impl<P: AuthorityPorts> Service<P> {
         self.show();
         while let Some(output) = self.server.poll_output() {
             match output {
-                ServerOutput::Commit(commands) => self.commit(&commands),
+                ServerOutput::Commit(commands) => {
+                    self.commit(&commands);
+                    // Before the answer: whoever hears it may ask for what has just become true.
+                    self.publish_federations();
+                }
                 ServerOutput::Joined(node) => self.ports.joined(node),
                 ServerOutput::Answer(ticket, AuthorityAnswer::Operator(answer)) if ticket > OPERATOR_TICKETS => {
                     if let Some(asker) = self.operators.remove(&ticket) {
@@ -239,6 +254,15 @@ impl<P: AuthorityPorts> Service<P> {
                 }
                 ServerOutput::Answer(ticket, answer) => self.ports.answer(ticket, answer),
             }
+        }
+    }
+
+    fn publish_federations(&mut self) {
+        let authority = self.server.authority();
+        let current = Some((authority.federations().revision(), authority.bundle().sequence()));
+        if self.published != current {
+            self.published = current;
+            self.ports.federations(authority.federations().snapshot(authority.bundle()));
         }
     }
 

@@ -7,7 +7,8 @@
 //! [`files`] writes what it got for programs that know only files, and [`mutual_tls`] lets two workloads prove to each other who they are.
 //!
 //! [`agent_service`] keeps the identities of this node's workloads fresh, and on the host of an authority [`authority_service`]
-//! answers agents, joiners and the operator, with its state in an [`authority_store`].
+//! answers agents, joiners and the operator, with its state in an [`authority_store`]. [`federation`] fetches the bundles of foreign
+//! trust domains for it, and publishes the own one.
 
 pub mod agent_service;
 pub mod attest;
@@ -15,6 +16,7 @@ pub mod authority_service;
 pub mod authority_store;
 pub mod client;
 pub mod explain;
+pub mod federation;
 pub mod files;
 pub mod identities;
 pub mod jwt_service;

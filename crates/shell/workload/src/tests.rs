@@ -5,6 +5,7 @@ pub mod authority;
 mod client;
 mod endpoint;
 mod fake_server;
+mod federation;
 mod limits;
 mod mutual_tls;
 mod regions;

@@ -68,6 +68,18 @@ pub struct MeshFile {
     /// Where workloads ask who they are (SPIFFE Workload API).
     #[serde(default)]
     pub workload_socket: WorkloadSocket,
+    /// TCP address where the bundle of this trust domain is published over HTTPS; `null` for nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint: Option<SocketAddr>,
+    /// PEM file with the certificate of the Web PKI that it shows; the node's own SVID if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint_cert: Option<PathBuf>,
+    /// PEM file with the key of that certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle_endpoint_key: Option<PathBuf>,
+    /// PEM file with the anchors by which bundle endpoints of the Web PKI are checked; the host's if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub federation_ca: Option<PathBuf>,
     /// Which flows take two disjoint ways at once: `tcp/PORT`, `udp/PORT` or `dscp/N`.
     #[serde(default = "default_critical")]
     pub critical: Vec<Rule>,
@@ -113,6 +125,10 @@ impl MeshFile {
             exposed: Vec::new(),
             socks: None,
             workload_socket: WorkloadSocket::default(),
+            bundle_endpoint: None,
+            bundle_endpoint_cert: None,
+            bundle_endpoint_key: None,
+            federation_ca: None,
             critical: default_critical(),
             spread_flows: false,
         }

@@ -1,6 +1,7 @@
 //! What stands beside the node on its host: the authority, if it is here, the agent of this host's workloads, and the socket on
 //! which they ask who they are.
 
+mod federation;
 mod readings;
 
 use std::fs::{File, OpenOptions};
@@ -22,6 +23,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use x0t_identity::federation::FederationSnapshot;
 use x0t_identity::{
     Agent, AuthorityAnswer, AuthorityServer, AwsLcKeys, Bundle, Distrusted, Leaf, OperatorRequest, SealKey, Svid,
     Ticket,
@@ -36,10 +38,12 @@ use x0t_workload::attest::{Attestor, Process, Wanted};
 use x0t_workload::authority_service::{self, AuthorityHandle, AuthorityPorts};
 use x0t_workload::authority_store::LocalStore;
 use x0t_workload::explain::explain;
+use x0t_workload::federation::service::FederationHandle;
 use x0t_workload::jwt_service::JwtService;
 use x0t_workload::server::{self, ServerConfig, ServerStats, WorkloadServer};
 use zeroize::Zeroizing;
 
+pub use self::federation::{FederationAsk, FederationSettings};
 use crate::cli::seal_key_file;
 use crate::recovery;
 
@@ -63,30 +67,40 @@ pub struct Home {
     pub socket: Option<PathBuf>,
     /// What brings a node back that slept through the end of its SVID; `None` for an authority, which renews by itself.
     pub memory: Option<recovery::Memory>,
+    /// The state directory.
+    pub state: PathBuf,
+    /// About other trust domains.
+    pub federation: FederationSettings,
 }
 
 /// Starts everything, on the runtime of the caller, and gives the routes by which the operator reaches it.
 pub fn start(home: Home, beside: Beside) -> anyhow::Result<Additions> {
     let Beside { node, questions, stop } = beside;
     let mut entropy = Entropy::new(seed()?);
-    let authority = match &home.authority {
+    let (authority, federation) = match &home.authority {
         Some(directory) => {
             let domain = home.svid.spiffe_id().trust_domain();
-            Some(start_authority(directory, domain, home.authorities, entropy.fork("authority"), &node, questions)?)
+            let (authority, snapshots) =
+                start_authority(directory, domain, home.authorities, entropy.fork("authority"), &node, questions)?;
+            let entropy = entropy.fork("federation");
+            let federation =
+                federation::start_fetching(authority.clone(), snapshots, &home.federation, entropy, stop.clone());
+            (Some(authority), Some(federation))
         }
-        None => None,
+        None => (None, None),
     };
     if let Some(memory) = home.memory {
         tokio::spawn(recovery::watch_over(node.clone(), memory, stop.clone()));
     }
     let own_chain = node.own_chain();
-    let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node });
+    let ports: Arc<dyn AgentPorts> = Arc::new(NodePorts { node: node.clone() });
     let mut agent = Agent::new(home.svid.spiffe_id().clone(), home.bundle, entropy.fork("agent"), Clock.now());
     agent.set_own_chain(home.svid.chain(), Clock.now());
     let jwt = JwtService::start(ports.clone(), stop.clone());
     let agent = agent_service::start(agent, jwt.clone(), ports.clone(), stop.clone());
     let is_serving = Arc::new(AtomicBool::new(false));
     let mut endpoint = None;
+    federation::start_endpoint(&home.federation, &home.svid, &home.state, &node, &agent, stop.clone())?;
     if let Some(socket) = &home.socket {
         let listener = server::bind(socket)?;
         let source = Arc::new(AgentSource::new(agent.clone(), jwt.clone(), ports));
@@ -106,7 +120,8 @@ pub fn start(home: Home, beside: Beside) -> anyhow::Result<Additions> {
     let own_not_after = home.svid.not_after();
     let attestor = Arc::new(Attestor::new(PROGRAM_LEN_MAX));
     let socket = home.socket;
-    let shared = Shared { authority, agent, jwt, endpoint, is_serving, socket, own_chain, own_not_after, attestor };
+    let shared =
+        Shared { authority, federation, agent, jwt, endpoint, is_serving, socket, own_chain, own_not_after, attestor };
     let counted = shared.clone();
     Ok(Additions { routes: routes(shared), readings: Some(Arc::new(move || readings::read(&counted))) })
 }
@@ -130,12 +145,13 @@ fn start_authority(
     entropy: Entropy,
     node: &NodeHandle,
     mut questions: tokio::sync::mpsc::Receiver<(Ticket, x0t_identity::AuthorityRequest)>,
-) -> anyhow::Result<AuthorityHandle> {
+) -> anyhow::Result<(AuthorityHandle, watch::Receiver<Arc<FederationSnapshot>>)> {
     let seal = seal_key(directory)?;
     let opened = LocalStore::open_sealed(directory, domain, seal);
     let (store, authority) = opened.context("the authority's state cannot be used")?;
     let server = AuthorityServer::new(authority, authorities, entropy).with_keys(Box::new(AwsLcKeys));
-    let ports = ToNode { node: node.clone(), runtime: Handle::current() };
+    let (federations, snapshots) = watch::channel(Arc::default());
+    let ports = ToNode { node: node.clone(), runtime: Handle::current(), federations };
     let handle = authority_service::start(server, Box::new(store), ports).context("cannot start the authority")?;
     let (authority, node) = (handle.clone(), node.clone());
     tokio::spawn(async move {
@@ -147,7 +163,7 @@ fn start_authority(
             }
         }
     });
-    Ok(handle)
+    Ok((handle, snapshots))
 }
 
 /// The key that seals the authority's private keys; made on first use if it is to be in the state directory.
@@ -182,6 +198,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 struct ToNode {
     node: NodeHandle,
     runtime: Handle,
+    federations: watch::Sender<Arc<FederationSnapshot>>,
 }
 
 impl AuthorityPorts for ToNode {
@@ -196,6 +213,10 @@ impl AuthorityPorts for ToNode {
 
     fn joined(&mut self, node: SpiffeId) {
         let _ = self.runtime.block_on(self.node.joined(node));
+    }
+
+    fn federations(&mut self, snapshot: FederationSnapshot) {
+        self.federations.send_replace(Arc::new(snapshot));
     }
 }
 
@@ -241,6 +262,7 @@ impl AgentPorts for NodePorts {
 #[derive(Clone)]
 struct Shared {
     authority: Option<AuthorityHandle>,
+    federation: Option<FederationHandle>,
     agent: AgentHandle,
     jwt: JwtService,
     /// What the Workload API counts, if there is one.
@@ -306,6 +328,7 @@ pub struct ExplainRequest {
 fn routes(shared: Shared) -> Router {
     Router::new()
         .route("/api/v1/authority", post(ask_authority))
+        .route("/api/v1/federation", post(federation::ask))
         .route("/api/v1/identity/explain", post(explain_process))
         .route("/api/v1/identity/workloads", get(async |State(shared): State<Shared>| Json(shared.workloads())))
         .with_state(shared)

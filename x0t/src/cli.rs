@@ -1,6 +1,7 @@
 //! The command line: what may be asked, with which flags. Nothing is done here.
 
 mod environment;
+mod federation;
 mod parse;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use x0t_runtime::state_dir::WorkloadSocket;
 use crate::demo::DemoArgs;
 
 pub use environment::{default_state_dir, no_color, seal_key_file};
+pub use federation::{BundleAction, FederationAction, FederationCreateArgs, ProfileArg};
 pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, Optional, PeerAddress, SocksSetting, TunSetting};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
@@ -43,6 +45,8 @@ Give processes an identity:
   identity    Explain why a process gets an identity, or none
   svid        Show this process's own identity, or keep it in files
   authority   See and replace the keys that sign for the mesh
+  bundle      The keys to believe: this mesh's, and those of other trust domains
+  federation  Keep the bundles of other trust domains up to date
 
 Use it without root:
   forward     Reach a port of another node at a local address
@@ -166,6 +170,12 @@ pub enum Action {
     /// The keys that sign for the mesh: what they are, what comes next, and how to replace them.
     #[command(subcommand)]
     Authority(AuthorityAction),
+    /// Trust bundles: the keys of this mesh for others, and those of other trust domains for this mesh.
+    #[command(subcommand)]
+    Bundle(BundleAction),
+    /// Other trust domains whose bundles are fetched from their bundle endpoints. Only the mesh's authority fetches.
+    #[command(subcommand)]
+    Federation(FederationAction),
     /// What a process is, and why it gets the identity it gets, or none.
     #[command(subcommand)]
     Identity(IdentityAction),
@@ -269,6 +279,18 @@ pub struct NodeArgs {
     /// Where workloads ask who they are (SPIFFE Workload API), or `off` [default: /run/x0t/workload.sock for root, else in the state directory].
     #[arg(long, env = "X0T_WORKLOAD_SOCKET", value_name = "PATH|off")]
     pub workload_socket: Option<WorkloadSocket>,
+    /// TCP address where this mesh's bundle is published over HTTPS for other trust domains, or `off` [default: off].
+    #[arg(long, env = "X0T_BUNDLE_ENDPOINT", value_name = "ADDR|off", value_parser = parse::bundle_endpoint)]
+    pub bundle_endpoint: Option<Optional<SocketAddr>>,
+    /// Certificate of the Web PKI that the bundle endpoint shows, in PEM, or `none` [default: the node's own SVID].
+    #[arg(long, env = "X0T_BUNDLE_ENDPOINT_CERT", value_name = "FILE|none", requires = "bundle_endpoint_key")]
+    pub bundle_endpoint_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM.
+    #[arg(long, env = "X0T_BUNDLE_ENDPOINT_KEY", value_name = "FILE|none", requires = "bundle_endpoint_cert")]
+    pub bundle_endpoint_key: Option<PathBuf>,
+    /// Whom to believe for bundle endpoints of the Web PKI, in PEM, or `none` [default: the host's trust anchors].
+    #[arg(long, env = "X0T_FEDERATION_CA", value_name = "FILE|none")]
+    pub federation_ca: Option<PathBuf>,
     /// Port of this host that other nodes may reach, as in 80, 80:8080 or udp/53; may be repeated [default: none].
     #[arg(long, env = "X0T_EXPOSE", value_name = "PORT[:LOCALPORT]", value_delimiter = ',')]
     pub expose: Vec<Exposure>,

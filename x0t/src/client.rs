@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use x0t_identity::{OperatorAnswer, OperatorRequest};
+use x0t_identity::federation::RelationshipStatus;
+use x0t_identity::{FederationAnswer, FederationRequest, OperatorAnswer, OperatorRequest};
 use x0t_netstack::forwarding::{ExposureView, ForwardView};
 use x0t_netstack::spec::{Exposure, Forward, MeshPort};
 use x0t_node::{Command, PeerView, Reply, RouteView, SessionView, StatusView};
@@ -10,7 +11,7 @@ use x0t_runtime::admin_client::{AdminClient, AdminError, Events, ForwardLease};
 use x0t_runtime::state_dir::StateDir;
 use x0t_workload::explain::Explanation;
 
-use crate::beside::{ExplainRequest, WorkloadsView};
+use crate::beside::{ExplainRequest, FederationAsk, WorkloadsView};
 use crate::exit::{Exit, Failure};
 use crate::output::Names;
 use crate::start::state_dir_failure;
@@ -67,6 +68,33 @@ impl Client {
     /// Has the authority on its host do something.
     pub async fn authority(&self, request: &OperatorRequest) -> Result<OperatorAnswer, Failure> {
         self.admin.ask("/api/v1/authority", request).await.map_err(|error| self.beside(error))
+    }
+
+    /// Has the authority on its host do something about foreign trust domains.
+    pub async fn federation(&self, request: FederationRequest) -> Result<FederationAnswer, Failure> {
+        match self.authority(&OperatorRequest::Federation(request)).await? {
+            OperatorAnswer::Federation(answer) => Ok(answer),
+            OperatorAnswer::Refused(refused) => {
+                let (exit, next) = match refused.code.as_str() {
+                    "unknown_bundle" => (Exit::Usage, Some("see them all with `x0t bundle list`")),
+                    "unknown_relationship" => (Exit::Usage, Some("see them all with `x0t federation list`")),
+                    _ => (Exit::Denied, None),
+                };
+                let failure = Failure::new(exit, refused.text);
+                Err(match next {
+                    Some(next) => failure.next(next),
+                    None => failure,
+                })
+            }
+            other => Err(Failure::new(Exit::Error, "the authority answered something else than what was asked")
+                .because(format!("{other:?}"))
+                .next("is the daemon of another version? `x0t version` tells this one's")),
+        }
+    }
+
+    /// How relationships with foreign trust domains fare.
+    pub async fn relationships(&self, ask: &FederationAsk) -> Result<Vec<RelationshipStatus>, Failure> {
+        self.admin.ask("/api/v1/federation", ask).await.map_err(|error| self.beside(error))
     }
 
     /// Why a process of its host gets an identity, or none.

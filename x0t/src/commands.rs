@@ -2,6 +2,7 @@
 
 mod authority;
 mod bench;
+mod bundle;
 mod completion;
 mod conformance_harness;
 mod doctor;
@@ -9,6 +10,7 @@ mod down;
 mod entry;
 mod events;
 mod expose;
+mod federation;
 mod forward;
 mod identity;
 mod join;
@@ -58,6 +60,8 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Token(action) => token::run(&context, action).await,
         Action::Entry(action) => entry::run(&context, action).await,
         Action::Authority(action) => authority::run(&context, action).await,
+        Action::Bundle(action) => bundle::run(&context, action).await,
+        Action::Federation(action) => federation::run(&context, action).await,
         Action::Identity(action) => identity::run(&context, action).await,
         Action::Svid(action) => svid::run(&context, action).await,
         Action::Down => down::run(&context).await,

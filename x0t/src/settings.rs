@@ -33,9 +33,14 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         workload_socket,
         expose,
         critical,
+        bundle_endpoint,
+        bundle_endpoint_cert,
+        bundle_endpoint_key,
+        federation_ca,
     } = args;
     let underlay = !(listen.is_empty() && advertise.is_empty() && peers.is_empty());
     let lists = underlay || !(expose.is_empty() && critical.is_empty());
+    let files = bundle_endpoint_cert.is_some() || bundle_endpoint_key.is_some() || federation_ca.is_some();
     let reach = listen_tls.is_some() || tls_fallback.is_some() || discovery.is_some() || punch.is_some();
     lists
         || reach
@@ -44,6 +49,8 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         || mtu.is_some()
         || socks.is_some()
         || workload_socket.is_some()
+        || bundle_endpoint.is_some()
+        || files
         || *no_offload
 }
 
@@ -81,6 +88,12 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     if let Some(socket) = &args.workload_socket {
         mesh.workload_socket.clone_from(socket);
     }
+    if let Some(endpoint) = args.bundle_endpoint {
+        mesh.bundle_endpoint = endpoint.value();
+    }
+    set_file(&mut mesh.bundle_endpoint_cert, args.bundle_endpoint_cert.as_deref())?;
+    set_file(&mut mesh.bundle_endpoint_key, args.bundle_endpoint_key.as_deref())?;
+    set_file(&mut mesh.federation_ca, args.federation_ca.as_deref())?;
     if !args.expose.is_empty() {
         mesh.exposed.clone_from(&args.expose);
     }
@@ -98,6 +111,18 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
         }
     }
     Ok(mesh)
+}
+
+/// Keeps a file by its absolute path, for the daemon runs elsewhere; `none` stands for no file.
+fn set_file(setting: &mut Option<PathBuf>, given: Option<&Path>) -> Result<(), Failure> {
+    let Some(given) = given else { return Ok(()) };
+    let absolute = || {
+        std::path::absolute(given).map_err(|error| {
+            Failure::new(Exit::Usage, format!("{} is no path", given.display())).because(error.to_string())
+        })
+    };
+    *setting = if given == Path::new("none") { None } else { Some(absolute()?) };
+    Ok(())
 }
 
 /// Where the Workload API of the node in `state_dir` is.

@@ -20,7 +20,7 @@ use x0t_runtime::state_dir::{MeshFile, StateDir, StateDirError};
 use x0t_runtime::tls_transport::{ListenError, TlsListener};
 use x0t_runtime::udp::{BindError, UdpSockets};
 
-use crate::beside::{self, Home};
+use crate::beside::{self, FederationSettings, Home};
 use crate::cli::NodeName;
 use crate::exit::{Exit, Failure};
 use crate::{host, recovery, ui, upstream};
@@ -148,6 +148,8 @@ pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
                 peers: settings.peers.clone(),
                 fallback_port: settings.fallback_port,
             }),
+            state: state.clone(),
+            federation: FederationSettings::of(&settings),
         };
         // Whoever starts the companion waits for it.
         let _ = tell.send(home);
@@ -211,6 +213,7 @@ pub fn check_ports(settings: &MeshFile) -> anyhow::Result<()> {
         UdpSockets::bind(&settings.listen)?;
         settings.listen_tls.map(TlsListener::bind).transpose()?;
         settings.http.map(bind_tcp).transpose()?;
+        FederationSettings::of(settings).check()?;
         Ok(())
     };
     bind().map_err(daemon_failure)

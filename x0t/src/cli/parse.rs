@@ -240,6 +240,17 @@ pub fn tls_listener(text: &str) -> Result<Optional<SocketAddr>, String> {
     }
 }
 
+/// A TCP address to publish a bundle on, or `off`.
+pub fn bundle_endpoint(text: &str) -> Result<Optional<SocketAddr>, String> {
+    match text {
+        "off" => Ok(Optional::Off),
+        _ => text
+            .parse()
+            .map(Optional::Set)
+            .map_err(|_| "an address to publish the bundle on looks like 0.0.0.0:8443, or say `off`".to_owned()),
+    }
+}
+
 /// A TCP port, or `off`.
 pub fn tls_port(text: &str) -> Result<Optional<u16>, String> {
     match text {

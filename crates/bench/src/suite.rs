@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::batches::Batches;
 use crate::forgery::Flood;
 use crate::issuance::Issuance;
 use crate::line::{Line, Load};
@@ -55,10 +56,11 @@ pub fn dataplane(options: Options) -> Result<Report, BenchError> {
 /// # Errors
 /// If something is refused that should be accepted.
 pub fn identity(options: Options) -> Result<Report, BenchError> {
-    let (mut tokens, mut issuance) = (Tokens::new()?, Issuance::new()?);
+    let (mut tokens, mut issuance, mut batches) = (Tokens::new()?, Issuance::new()?, Batches::new()?);
     let mut round = |samples: &mut Samples| {
         tokens.round(samples)?;
-        issuance.round(samples)
+        issuance.round(samples)?;
+        batches.round(samples)
     };
     Report::of(&Row::IDENTITY, &rounds(options, &mut round)?)
 }

@@ -17,7 +17,7 @@ use x0t_identity::{
     JwtPublicKey, JwtRequest, JwtSigningKey, JwtSvid, JwtValidationCache, JwtValidator, KEY_TRIES_MAX, KeyError, KeyId,
     KeySource, MintError, SeededKeys, VerifiedJwt,
 };
-use x0t_model::{Entropy, UnixTime};
+use x0t_model::{Entropy, TrustDomain, UnixTime};
 
 const SUBJECT: &str = "spiffe://mesh.test/workload/web";
 
@@ -393,6 +393,33 @@ fn jw_9_a_token_from_the_future_is_not_yet_valid() {
     let mut claims = honest_claims();
     claims.as_object_mut().unwrap().remove("iat");
     assert_eq!(validate(&sign(&json!({"alg": "ES256"}), &claims, JwtAlgorithm::Es256)).unwrap().issued_at(), None);
+}
+
+#[test]
+fn jw_10_only_keys_for_jwt_svids_verify_a_token_and_a_strange_key_costs_no_other() {
+    let domain: TrustDomain = "mesh.test".parse().unwrap();
+    let full = Bundle::new(domain.clone(), Vec::new(), 1).unwrap().with_jwt_keys(all_keys()).unwrap();
+    let document: Value = serde_json::from_slice(&full.to_json()).unwrap();
+    let place = document["keys"].as_array().unwrap().iter().position(|key| key["kid"] == "p256").unwrap();
+    let verify = |document: &Value| {
+        let mut bundles = BundleMap::new();
+        bundles.replace(Bundle::from_json(domain.clone(), document.to_string().as_bytes()).unwrap()).unwrap();
+        [JwtAlgorithm::Es256, JwtAlgorithm::Es384]
+            .map(|algorithm| JwtValidator::default().validate(&honest(algorithm), &web(), &bundles, NOW).is_ok())
+    };
+    assert_eq!(verify(&document), [true, true]);
+    for strange in ["x509-svid", "wit-svid", "sig", "JWT-SVID", ""] {
+        let mut document = document.clone();
+        document["keys"][place]["use"] = json!(strange);
+        assert_eq!(verify(&document), [false, true], "use {strange}");
+    }
+    let mut without_use = document.clone();
+    without_use["keys"][place].as_object_mut().unwrap().remove("use");
+    assert_eq!(verify(&without_use), [false, true]);
+    let mut of_unknown_kind = document;
+    of_unknown_kind["keys"][place]["kty"] = json!("AKP");
+    assert_eq!(verify(&of_unknown_kind), [false, true]);
+    assert_eq!(verify(&json!({"keys": []})), [false, false], "no keys, no trust");
 }
 
 #[test]

@@ -218,6 +218,40 @@ fn x5_11_every_authority_of_a_bundle_is_trusted_until_it_is_removed() {
 }
 
 #[test]
+fn x5_12_an_authority_with_a_uri_name_constraint_vouches_for_nobody_rather_than_for_too_many() {
+    // RFC 5280, 4.2.1.10: a bare host is that host, a leading dot is what is below it. The library that checks paths reads neither and
+    // refuses both, whatever the leaf is called: too strict, and never too lax.
+    for (host, critical) in
+        [("mesh.test", true), ("mesh.test", false), (".mesh.test", true), ("other.test", true), (".test", false)]
+    {
+        let ca = Ca::with(|params| params.custom_extensions.push(permitted_uri(host, critical)));
+        let verdict = ca.try_bundle().map(|bundle| verify_chain(&[ca.leaf(|_| {})], &bundle, NOW));
+        assert!(!matches!(verdict, Ok(Ok(_))), "in the root, {host}: {verdict:?}");
+        let root = Ca::new();
+        let below = root.intermediate(|params| params.custom_extensions.push(permitted_uri(host, critical)));
+        let verdict = verify_chain(&[below.leaf(|_| {}), below.certificate.clone()], &root.bundle(), NOW);
+        assert!(verdict.is_err(), "in the intermediate, {host}: {verdict:?}");
+    }
+    let (root, bare) = (Ca::new(), |_: &mut CertificateParams| {});
+    let below = root.intermediate(bare);
+    let verdict = verify_chain(&[below.leaf(bare), below.certificate.clone()], &root.bundle(), NOW);
+    assert_eq!(verdict, Ok(id(NODE)), "positive control");
+}
+
+#[test]
+fn x5_16_a_foreign_leaf_is_held_against_its_own_domains_bundle_alone() {
+    let (mesh, other) = (Ca::new(), Ca::of("other.test"));
+    let leaf = other.leaf(|_| {});
+    assert!(verify_chain(std::slice::from_ref(&leaf), &other.bundle(), NOW).is_ok(), "positive control");
+    let gone = Err(VerifyError::UnknownTrustDomain("other.test".parse().unwrap()));
+    assert_eq!(verify_chain(std::slice::from_ref(&leaf), &mesh.bundle(), NOW), gone);
+    // Our authority certified the foreign name: neither bundle makes that a foreigner.
+    let forged = mesh.leaf(|leaf| leaf.subject_alt_names = vec![uri("spiffe://other.test/node/beta")]);
+    assert_eq!(verify_chain(std::slice::from_ref(&forged), &mesh.bundle(), NOW), gone);
+    assert!(matches!(verify_chain(&[forged], &other.bundle(), NOW), Err(VerifyError::Untrusted(_))));
+}
+
+#[test]
 fn x5_13_an_svid_holds_only_the_key_that_its_leaf_certifies() {
     let mut mesh = Mesh::new();
     let (beta, gamma) = (mesh.join("beta"), mesh.join("gamma"));
@@ -378,6 +412,16 @@ impl Ca {
         assert_eq!(verify_chain(&[self.leaf(|_| {})], &self.bundle(), NOW), Ok(id(NODE)), "positive control");
         verify_chain(&[self.leaf(change)], &self.bundle(), NOW).map(|_| ())
     }
+}
+
+/// NameConstraints with one permitted subtree, a uniformResourceIdentifier.
+fn permitted_uri(host: &str, critical: bool) -> CustomExtension {
+    let len = u8::try_from(host.len()).unwrap();
+    let mut der = vec![0x30, len + 6, 0xa0, len + 4, 0x30, len + 2, 0x86, len];
+    der.extend_from_slice(host.as_bytes());
+    let mut constraints = CustomExtension::from_oid_content(&[2, 5, 29, 30], der);
+    constraints.set_criticality(critical);
+    constraints
 }
 
 fn ca_params(domain: &str, name: &str) -> CertificateParams {

@@ -56,6 +56,7 @@ mod strict_json;
 mod svid;
 mod token;
 mod upstream;
+pub mod validation;
 mod verify;
 
 pub use agent::{AGENT_ENTRIES_MAX, Agent, AgentEvent, AgentStats, HeldSvid};

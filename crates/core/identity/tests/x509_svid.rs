@@ -13,8 +13,9 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use support::{HOUR, Mesh, NOW, id, secs};
-use x0t_identity::{Bundle, BundleError, Leaf, Svid, SvidError, VerifyError, verify_chain};
-use x0t_model::UnixTime;
+use x0t_identity::validation::{Options, TrustDomains, validate_svid};
+use x0t_identity::{Bundle, BundleError, Leaf, Svid, SvidError, VerifyError};
+use x0t_model::{SpiffeId, UnixTime};
 
 /// The time type of certificates comes from a crate that this one does not depend on, so it cannot be named in a signature.
 macro_rules! date {
@@ -347,6 +348,16 @@ fn a_certificate_with_any_bit_flipped_is_refused() {
         let verdict = verify_chain(&[forged.into()], &bundle, NOW);
         assert!(verdict.is_err(), "bit {} of byte {position} changes nothing", position % 8);
     }
+}
+
+/// What the session path says; the validator with the full report has to agree.
+fn verify_chain(chain: &[CertificateDer<'_>], bundle: &Bundle, now: UnixTime) -> Result<SpiffeId, VerifyError> {
+    let verdict = x0t_identity::verify_chain(chain, bundle, now);
+    let validation = validate_svid(chain, &TrustDomains::of_bundle(bundle), &Options::svid(now));
+    let id = validation.result.as_ref().ok().and_then(|path| path.spiffe_id.as_ref());
+    assert_eq!(id, verdict.as_ref().ok(), "{verdict:?} and {:?}", validation.result);
+    assert_eq!(validation.report.failed().next(), validation.result.as_ref().err());
+    verdict
 }
 
 /// An authority whose key the test holds, so that it can make certificates that an honest one never would.

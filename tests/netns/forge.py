@@ -40,16 +40,26 @@ for port in map(int, sys.argv[4:]):
 """
 
 
-def hear(mesh, address, port):
-    process = mesh.spawn("a", sys.executable, "-c", HEAR, address, str(port), stdout=subprocess.PIPE)
-    assert process.stdout.readline() == "ready\n"
-    os.set_blocking(process.stdout.fileno(), False)
-    return process
+class Ear:
+    """A program that listens at a UDP port of a, and all that it has heard."""
 
+    def __init__(self, mesh, address, port):
+        self.process = mesh.spawn("a", sys.executable, "-c", HEAR, address, str(port), stdout=subprocess.PIPE)
+        self.words = ""
+        if self.process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"cannot listen at {address} port {port}")
+        os.set_blocking(self.process.stdout.fileno(), False)
 
-def heard(process):
-    """What it has heard since it was last asked."""
-    return process.stdout.read() or ""
+    def heard(self):
+        try:
+            self.words += os.read(self.process.stdout.fileno(), 1 << 16).decode()
+        except BlockingIOError:
+            pass
+        return self.words
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
 
 
 def main():
@@ -81,23 +91,22 @@ def main():
         a, b = mesh.address("a"), mesh.address("b")
         mesh.inside("x", "ip", "address", "add", f"{b}/128", "dev", "gxa", "nodad")
         mesh.inside("x", "ip", "-6", "route", "add", f"{a}/128", "via", f"{STRANGER_SUBNET}::2", "dev", "gxa")
-        service = hear(mesh, "127.0.0.1", EXPOSED)
-        own = hear(mesh, a, OWN)
+        service = Ear(mesh, "127.0.0.1", EXPOSED)
+        own = Ear(mesh, a, OWN)
         listeners += [service, own]
         mesh.x0t("a", "expose", f"udp/{EXPOSED}")
 
-        def from_b():
-            send("b", b, a, "node")
-            return "node" in heard(service)
+        def from_b(word):
+            send("b", b, a, word)
+            return word in service.heard()
 
-        wait(from_b, "the exposed port hears b")
+        wait(lambda: from_b("first"), "the exposed port hears b")
         note("an exposed port hears the node", True)
-        wait(lambda: send("x", b, a, "forged") or "forged" in heard(own), "the kernel takes what is forged")
+        wait(lambda: send("x", b, a, "forged") or "forged" in own.heard(), "the kernel takes what is forged")
         note("a program of its own hears the stranger, so the kernel takes what is forged", True)
         # What came to the other port came to this one before, or not at all.
-        wait(from_b, "the exposed port hears b again")
-        said = heard(service)
-        note("an exposed port does not hear the stranger", "forged" not in said)
+        wait(lambda: from_b("second"), "the exposed port hears b again")
+        note("an exposed port does not hear the stranger", "forged" not in service.heard())
 
         def check():
             findings = json.loads(mesh.x0t("a", "doctor", "--json", check=False))
@@ -107,20 +116,17 @@ def main():
         note("x0t doctor warns", warned["verdict"] == "warning")
         mesh.inside("a", "nft", re.search(r"nft '(.*)'", warned["next"]).group(1))
         note("x0t doctor sees the rule that it advised", check()["verdict"] == "ok")
-        heard(own)
         for _ in range(5):
-            send("x", b, a, "forged")
-        wait(lambda: send("b", b, a, "node") or "node" in heard(service), "b is heard through the rule")
-        rest = heard(own)
-        note("with it a program of its own hears no stranger", "forged" not in rest)
+            send("x", b, a, "once more")
+        wait(lambda: from_b("third") and "third" in own.heard(), "b is heard through the rule")
+        note("with it a program of its own hears the node and no stranger", "once more" not in own.heard())
     except (RuntimeError, OSError, ValueError, AttributeError, StopIteration) as error:
         failed.append(str(error))
         mesh.describe(sys.stderr)
         print(f"FAILED: {error}", file=sys.stderr)
     finally:
         for listener in listeners:
-            listener.kill()
-            listener.wait()
+            listener.stop()
         mesh.destroy()
         run("ip", "netns", "del", mesh.prefix + "x", check=False)
         shutil.rmtree(folder, ignore_errors=True)

@@ -91,7 +91,7 @@ const fn ended(status: &RelationshipStatus) -> Exit {
 }
 
 fn row(status: &RelationshipStatus, now: UnixTime) -> Vec<Cell> {
-    let fetched = status.last_success.map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now)));
+    let fetched = status.last_success.map_or_else(|| "never".to_owned(), |at| ago(at, now));
     let state = status.last_error.as_ref().map_or("well", |error| error.code.as_str());
     vec![
         Cell::new(&status.relationship.trust_domain),
@@ -114,20 +114,24 @@ fn describe(status: &RelationshipStatus, now: UnixTime) -> String {
         format!("profile       {profile}"),
     ];
     lines.extend(status.sequence.map(|sequence| format!("number        {sequence}")));
-    lines.extend(status.last_success.map(|at| format!("fetched       {} ago", age(at, now))));
+    lines.extend(status.last_success.map(|at| format!("fetched       {}", ago(at, now))));
     if let Some(error) = &status.last_error {
-        lines.push(format!("failed        {} times, last: {} ({})", status.failures, error.text, error.code));
+        lines.push(format!("failed        {} ({})", error.text, error.code));
+        lines.push(format!("failures      {} since it last worked", status.failures));
     }
     lines.push(if status.is_fetching {
         "next          now".to_owned()
     } else {
-        format!("next          in {}", age(now, status.next))
+        format!("next          in {}", span(status.next.since(now).as_secs() * 1_000))
     });
     lines.join("\n")
 }
 
-fn age(from: UnixTime, to: UnixTime) -> String {
-    span(to.since(from).as_secs() * 1_000)
+fn ago(at: UnixTime, now: UnixTime) -> String {
+    match now.since(at).as_secs() {
+        0 => "just now".to_owned(),
+        seconds => format!("{} ago", span(seconds * 1_000)),
+    }
 }
 
 fn unknown(trust_domain: &TrustDomain) -> Failure {

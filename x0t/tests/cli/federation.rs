@@ -149,7 +149,9 @@ fn a_member_publishes_the_bundle_as_well_and_a_taken_port_is_told() {
          --bootstrap {} --json",
         one.bundle().display()
     ));
-    assert_eq!(created.ok().json()["last_error"], serde_json::Value::Null);
+    // It publishes what it has heard from its authority, and may not have heard anything yet.
+    assert!(matches!(created.code, 0 | 3), "{}", created.stderr);
+    eventually("the member publishes", || two.host.x0t("federation refresh one.test").code == 0);
     member.x0t("federation list").code(6).says(&["no authority"]);
     let late = Host::new("gamma");
     let taken = late.x0t(&format!("up --name gamma {} --bundle-endpoint {endpoint}", late.settings()));

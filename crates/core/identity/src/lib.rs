@@ -67,10 +67,10 @@ pub use agent_message::{
 pub use anchor::{AnchorError, AnchorProof, sign_anchor, verify_anchor};
 pub use authority::{
     Authority, AuthorityAnswer, AuthorityCommand, AuthorityConfig, AuthorityRequest, AuthorityServer, AuthorityStats,
-    BundleView, CaChangeError, CommandRefusal, ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, EntryRefusal, FederationAnswer,
-    FederationRequest, ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX, JoinRefusal, Known, NODE_NAME_LEN_MAX,
-    NotStorable, OperatorAnswer, OperatorRequest, RECOVERY_MAX, RecoverRefusal, RenewRefusal, SYNC_WAIT, ServerOutput,
-    StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
+    BundleView, CaChangeError, CommandRefusal, ENTRIES_BYTES_MAX, ENTRIES_MAX, EntryDelta, EntryRefusal,
+    FederationAnswer, FederationRequest, ISSUED_NAMES_MAX, IssueRefusal, Issued, JOIN_TOKENS_MAX, JoinRefusal, Known,
+    NODE_NAME_LEN_MAX, NotStorable, OperatorAnswer, OperatorRequest, RECOVERY_MAX, RecoverRefusal, RenewRefusal,
+    SYNC_WAIT, ServerOutput, StoredAuthorityError, Ticket, TokenHash, TokenId, TokenRefusal, TokenState, TokenView,
 };
 pub use bundle::{
     BUNDLE_AUTHORITIES_MAX, BUNDLE_JWT_KEYS_MAX, BUNDLE_MAP_MAX, Bundle, BundleError, BundleMap, BundleUpdate,

@@ -187,7 +187,8 @@ fn federation_survives_a_restart_and_a_log() {
         authority.federations().relationships().collect::<Vec<_>>()
     );
     // Each command as a line of the log.
-    let mut replayed = Authority::from_stored(&domain("mesh.test"), &Mesh::new().authority.to_stored().unwrap()).unwrap();
+    let mut replayed =
+        Authority::from_stored(&domain("mesh.test"), &Mesh::new().authority.to_stored().unwrap()).unwrap();
     for command in authority.take_journal() {
         let line = serde_json::to_vec(&command).unwrap();
         replayed.apply(&serde_json::from_slice(&line).unwrap()).unwrap();

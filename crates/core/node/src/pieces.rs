@@ -324,7 +324,8 @@ mod tests {
                 }
             }
         }
-        assert!(reassembly.bytes > BYTES_MAX - 2_000 && reassembly.bytes <= BYTES_MAX, "{}", reassembly.bytes);
+        // Up to a whole datagram may be free: that is what the one that holds most gives up.
+        assert!(reassembly.bytes > BYTES_MAX - 8_000 && reassembly.bytes <= BYTES_MAX, "{}", reassembly.bytes);
         assert_eq!(
             add(&mut reassembly, PEER, piece(7, 1, true, &[2]), now).map(|whole| whole.map(|whole| whole.len())),
             Ok(Some(1001)),

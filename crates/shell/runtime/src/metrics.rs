@@ -103,8 +103,11 @@ const SOCKS_COUNTERS: &[SocksCounter] = &[
     ("socks_datagrams_received", "Datagrams of nodes handed to SOCKS5 clients", |s| s.datagrams_received),
 ];
 
+/// One reason to drop a datagram of a SOCKS5 client, and where it is counted.
+type SocksDrop = (&'static str, fn(&SocksStats) -> u64);
+
 /// Why a datagram of a SOCKS5 client, or for one, was dropped.
-const SOCKS_DROPS: &[(&str, fn(&SocksStats) -> u64)] = &[
+const SOCKS_DROPS: &[SocksDrop] = &[
     ("fragment", |s| s.fragments_dropped),
     ("malformed", |s| s.datagrams_malformed),
     ("stranger", |s| s.datagrams_of_strangers),

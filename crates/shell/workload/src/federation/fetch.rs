@@ -88,7 +88,7 @@ pub enum FetchFailure {
         /// Who it should be.
         wanted: SpiffeId,
         /// What is wrong with its SVID.
-        source: VerifyError,
+        source: Box<VerifyError>,
     },
     /// It does not speak HTTP/1.1, or not to its end.
     #[error("{authority} answered something else than HTTP")]
@@ -222,7 +222,10 @@ async fn connect(
     encrypted.map_err(|_| FetchFailure::TimedOut(authority.clone()))?.map_err(|source| {
         let refusal = verifier.and_then(|(verifier, wanted)| Some((verifier.refusal()?, wanted)));
         match refusal {
-            Some((source, wanted)) => FetchFailure::NotTheEndpoint { authority, wanted: wanted.clone(), source },
+            Some((refusal, wanted)) => {
+                let (wanted, source) = (wanted.clone(), Box::new(refusal));
+                FetchFailure::NotTheEndpoint { authority, wanted, source }
+            }
             None => FetchFailure::Handshake { authority, source },
         }
     })

@@ -86,10 +86,12 @@ async fn answer_with(
                     head.push(stream.read_u8().await?);
                 }
                 stream.write_all(answer(address).as_bytes()).await?;
-                while drips {
+                if !drips {
+                    return stream.shutdown().await;
+                }
+                loop {
                     stream.write_all(&[b'x'; 4096]).await?;
                 }
-                stream.shutdown().await
             });
         }
     });

@@ -103,7 +103,7 @@ impl Dialer {
         let fallback = match address {
             // Whoever is on this host is reached by UDP or not at all.
             Underlay::Udp(udp) if udp.ip().is_loopback() => None,
-            Underlay::Udp(udp) => self.fallback_port.map(|port| Underlay::Tls(SocketAddr::new(udp.ip(), port))),
+            Underlay::Udp(udp) => self.fallback_port.map(|port| Underlay::Tls(on_host(udp, port))),
             Underlay::Tls(_) => None,
         };
         if !self.insert(address, Why::Configured, now) {
@@ -155,8 +155,10 @@ impl Dialer {
     pub fn remove(&mut self, address: Underlay) -> Option<SessionId> {
         let removed = self.dials.remove(&address)?;
         if let Underlay::Udp(udp) = address {
-            let needed = self.configured_on(udp.ip()).next().is_some();
-            self.dials.retain(|other, dial| needed || dial.why != Why::Fallback || other.address().ip() != udp.ip());
+            let needed = self.configured_on(udp).next().is_some();
+            self.dials.retain(|other, dial| {
+                needed || dial.why != Why::Fallback || on_host(other.address(), 0) != on_host(udp, 0)
+            });
         }
         match removed.state {
             State::AwaitingSession(session) => Some(session),
@@ -184,9 +186,11 @@ impl Dialer {
         self.dials.values().any(|dial| dial.why == Why::Configured)
     }
 
-    fn configured_on(&self, ip: std::net::IpAddr) -> impl Iterator<Item = &Dial> {
+    /// What is configured over UDP on the host that has `address`, whatever its port.
+    fn configured_on(&self, address: SocketAddr) -> impl Iterator<Item = &Dial> {
+        let host = on_host(address, 0);
         self.dials.iter().filter_map(move |(address, dial)| match address {
-            Underlay::Udp(udp) if udp.ip() == ip && dial.why == Why::Configured => Some(dial),
+            Underlay::Udp(udp) if on_host(*udp, 0) == host && dial.why == Why::Configured => Some(dial),
             _ => None,
         })
     }
@@ -213,7 +217,7 @@ impl Dialer {
             Why::Fallback => {}
         }
         // Any UDP address that answers makes it needless, and the one that has failed for longest makes it due.
-        let mut on_host = self.configured_on(address.address().ip()).peekable();
+        let mut on_host = self.configured_on(address.address()).peekable();
         on_host.peek()?;
         let failing: Option<Vec<Instant>> = on_host.map(|udp| udp.failing_since).collect();
         let first = failing?.into_iter().min()?;
@@ -321,6 +325,12 @@ impl Dialer {
             Some(Unanswered { address: *address, origin: dial.why.origin(), since, reason })
         })
     }
+}
+
+/// Another port of the same host. Of link-local addresses the link belongs to the host: the same address on another link is another's.
+fn on_host(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 impl Why {
@@ -477,6 +487,24 @@ mod tests {
         let mut dialer = Dialer::new(&[loopback], Some(443), Entropy::new([1; 32]), at(0));
         dialer.attempted(loopback, session(1), at(0));
         assert_eq!(dialer.poll_timeout(), None);
+    }
+
+    #[test]
+    fn tls_is_tried_on_the_link_that_a_link_local_address_is_of() {
+        let [first, second]: [SocketAddr; 2] =
+            ["[fe80::2%2]:4600", "[fe80::2%3]:4600"].map(|text| text.parse().unwrap());
+        let mut dialer = Dialer::new(&[first.into(), second.into()], Some(443), Entropy::new([1; 32]), at(0));
+        dialer.attempted(first.into(), session(1), at(0));
+        dialer.attempted(second.into(), session(2), at(0));
+        dialer.established(session(1), NODE, at(100));
+        assert_eq!(
+            dialer.due(at(3_000)),
+            Some(Underlay::Tls("[fe80::2%3]:443".parse().unwrap())),
+            "the other one answers"
+        );
+        dialer.remove(second.into());
+        dialer.attempted(first.into(), session(3), at(4_000));
+        assert_eq!(dialer.due(at(8_000)), Some(Underlay::Tls("[fe80::2%2]:443".parse().unwrap())));
     }
 
     #[test]

@@ -89,8 +89,8 @@ fn counts_and_lengths_beyond_their_bounds_are_refused_before_anything_is_read() 
     assert_eq!(too_long(&[0x43, 0, 33]), ("code", 33, 32));
     let empty_chain = MessageError::Malformed(DecodeError::Invalid { field: "chain", value: 0 });
     assert_eq!(Message::decode(&[0x45, 0]), Err(empty_chain));
-    let unknown = MessageError::Malformed(DecodeError::Invalid { field: "message type", value: 0x49 });
-    assert_eq!(Message::decode(&[0x49]), Err(unknown));
+    let unknown = MessageError::Malformed(DecodeError::Invalid { field: "message type", value: 0x4a });
+    assert_eq!(Message::decode(&[0x4a]), Err(unknown));
     assert_eq!(Message::decode(&[]), Err(MessageError::Malformed(DecodeError::Truncated(1))));
     assert_eq!(Message::decode(b"\x43\x00\x01\xff\x00\x00"), Err(MessageError::NotText("code")));
 }

@@ -5,6 +5,7 @@
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use x0t_bench::tokens::{Issuer, Kept, Remembered, TOKENS};
+use x0t_bench::validation::Chains;
 use x0t_identity::{AwsLcKeys, BUNDLE_JWT_KEYS_MAX, Bundle, JwtPublicKey, KeyId, KeySource};
 
 fn main() {
@@ -43,4 +44,17 @@ fn read_bundle(bencher: Bencher<'_, '_>) {
     let bundle = Bundle::new("mesh.test".parse().unwrap(), Vec::new(), 1).unwrap().with_jwt_keys(keys).unwrap();
     let (domain, json) = (bundle.trust_domain().clone(), bundle.to_json());
     bencher.bench_local(|| Bundle::from_json(domain.clone(), &json).unwrap());
+}
+
+#[divan::bench]
+fn validate_chain(bencher: Bencher<'_, '_>) {
+    let chains = Chains::new().unwrap();
+    let trust = chains.trust().unwrap();
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| chains.validate(&trust).unwrap());
+}
+
+#[divan::bench]
+fn validate_among_many(bencher: Bencher<'_, '_>) {
+    let chains = Chains::new().unwrap();
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| chains.validate_among_many().unwrap());
 }

@@ -13,6 +13,7 @@
 //!       ─► tokens    JWT-SVIDs: mint, validate, serve from a cache
 //!       ─► forgery   datagrams that nobody authenticated: what a flood of them costs
 //!       ─► issuance  an authority with a thousand entries: X.509-SVIDs and JWT-SVIDs
+//!       ─► validation chains of certificates, beside rustls-webpki
 //!       ─► reference what the ratios are relative to
 //!       ─► report    table, JSON, comparison with a baseline
 //! ```
@@ -34,6 +35,7 @@ mod suite;
 pub mod table;
 pub mod tokens;
 mod trust;
+pub mod validation;
 
 pub use report::{Baseline, Comparison, Measured, Report, Verdict};
 pub use row::Row;

@@ -71,11 +71,17 @@ pub enum Row {
     IssueX509Batch,
     /// An authority looks up the entry and mints a JWT-SVID for its workload.
     IssueJwt,
+    /// Reference: rustls-webpki validates a leaf and an intermediate.
+    WebpkiChain,
+    /// The validator judges a leaf and an intermediate, with every check on record.
+    ValidateChain,
+    /// The validator judges a leaf against 200 authorities of one name.
+    ValidateAmongMany,
 }
 
 impl Row {
     /// Those of `x0t bench identity`, in the order of the report.
-    pub const IDENTITY: [Self; 11] = [
+    pub const IDENTITY: [Self; 14] = [
         Self::Es256Sign,
         Self::Es256Verify,
         Self::Sha256,
@@ -87,6 +93,9 @@ impl Row {
         Self::IssueX509Request,
         Self::IssueX509Batch,
         Self::IssueJwt,
+        Self::WebpkiChain,
+        Self::ValidateChain,
+        Self::ValidateAmongMany,
     ];
 
     /// Those of `x0t bench dataplane`, in the order of the report.
@@ -153,6 +162,9 @@ impl Row {
             Self::IssueX509Request => "issue_x509_request",
             Self::IssueX509Batch => "issue_x509_batch",
             Self::IssueJwt => "issue_jwt",
+            Self::WebpkiChain => "webpki_chain",
+            Self::ValidateChain => "validate_chain",
+            Self::ValidateAmongMany => "validate_among_200",
         }
     }
 
@@ -193,6 +205,9 @@ impl Row {
             Self::IssueX509Request => "issue an X.509-SVID, request checked",
             Self::IssueX509Batch => "issue one of a batch for an agent",
             Self::IssueJwt => "issue a JWT-SVID by its entry",
+            Self::WebpkiChain => "rustls-webpki, leaf and intermediate (reference)",
+            Self::ValidateChain => "validate a leaf and an intermediate",
+            Self::ValidateAmongMany => "validate a leaf among 200 authorities of one name",
         }
     }
 
@@ -203,6 +218,7 @@ impl Row {
             Self::JwtValidate => Some(16_000.0),
             Self::IssueX509Batch => Some(8_000.0),
             Self::JwtRemembered | Self::JwtServe => Some(1_000_000.0),
+            Self::ValidateAmongMany => Some(1_000.0),
             _ => None,
         }
     }
@@ -210,12 +226,14 @@ impl Row {
     /// What its ratio is relative to; `None` for a reference.
     pub const fn reference(self) -> Option<Self> {
         match self {
-            Self::Aead | Self::Copy | Self::UdpReceive | Self::Es256Sign | Self::Es256Verify | Self::Sha256 => None,
+            Self::Aead | Self::Copy | Self::UdpReceive => None,
+            Self::Es256Sign | Self::Es256Verify | Self::Sha256 | Self::WebpkiChain => None,
             Self::ForgedReceive => Some(Self::UdpReceive),
             Self::JwtMint | Self::IssueX509 | Self::IssueX509Request | Self::IssueX509Batch | Self::IssueJwt => {
                 Some(Self::Es256Sign)
             }
-            Self::JwtValidate => Some(Self::Es256Verify),
+            Self::JwtValidate | Self::ValidateAmongMany => Some(Self::Es256Verify),
+            Self::ValidateChain => Some(Self::WebpkiChain),
             Self::JwtRemembered | Self::JwtServe => Some(Self::Sha256),
             _ => Some(Self::Aead),
         }

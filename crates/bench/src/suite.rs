@@ -10,6 +10,7 @@ use crate::reference::Reference;
 use crate::sessions::Pair;
 use crate::table::Table;
 use crate::tokens::Tokens;
+use crate::validation::Chains;
 use crate::{BenchError, Report, Row, Samples, processor_time};
 
 /// How long to measure.
@@ -57,10 +58,12 @@ pub fn dataplane(options: Options) -> Result<Report, BenchError> {
 /// If something is refused that should be accepted.
 pub fn identity(options: Options) -> Result<Report, BenchError> {
     let (mut tokens, mut issuance, mut batches) = (Tokens::new()?, Issuance::new()?, Batches::new()?);
+    let chains = Chains::new()?;
     let mut round = |samples: &mut Samples| {
         tokens.round(samples)?;
         issuance.round(samples)?;
-        batches.round(samples)
+        batches.round(samples)?;
+        chains.round(samples)
     };
     Report::of(&Row::IDENTITY, &rounds(options, &mut round)?)
 }

@@ -1,5 +1,6 @@
 //! The command line: what may be asked, with which flags. Nothing is done here.
 
+mod cert;
 mod environment;
 mod federation;
 mod parse;
@@ -17,6 +18,7 @@ use x0t_runtime::state_dir::WorkloadSocket;
 
 use crate::demo::DemoArgs;
 
+pub use cert::{CertAction, VerifyArgs};
 pub use environment::{default_state_dir, no_color, seal_key_file};
 pub use federation::{BundleAction, FederationAction, FederationCreateArgs, ProfileArg};
 pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, Optional, PeerAddress, SocksSetting, TunSetting};
@@ -47,6 +49,7 @@ Give processes an identity:
   authority   See and replace the keys that sign for the mesh
   bundle      The keys to believe: this mesh's, and those of other trust domains
   federation  Keep the bundles of other trust domains up to date
+  cert        Show, judge and pin certificates in files
 
 Use it without root:
   forward     Reach a port of another node at a local address
@@ -182,6 +185,9 @@ pub enum Action {
     /// The identity of the process that asks: this command, and whoever runs it.
     #[command(subcommand)]
     Svid(SvidAction),
+    /// Certificates in files: what they say, whether a chain holds, and their pins. Needs no daemon.
+    #[command(subcommand)]
+    Cert(CertAction),
     /// Say goodbye to the neighbours and stop this node. What it knows is kept; `x0t up` starts it again.
     Down,
     /// Run the node in the foreground until it is told to stop. What systemd and containers start.

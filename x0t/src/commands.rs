@@ -3,6 +3,7 @@
 mod authority;
 mod bench;
 mod bundle;
+mod cert;
 mod completion;
 mod conformance_harness;
 mod doctor;
@@ -64,6 +65,7 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Federation(action) => federation::run(&context, action).await,
         Action::Identity(action) => identity::run(&context, action).await,
         Action::Svid(action) => svid::run(&context, action).await,
+        Action::Cert(action) => cert::run(&context, action),
         Action::Down => down::run(&context).await,
         Action::Run(args) => run::run(&context, args).await,
         Action::Status => views::status(&context).await,

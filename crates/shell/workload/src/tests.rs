@@ -1,5 +1,6 @@
 //! The endpoint, asked by real clients over a real socket.
 
+mod agent;
 mod attestation;
 pub mod authority;
 mod client;

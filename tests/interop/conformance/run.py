@@ -30,6 +30,8 @@ def execute(case, command):
             env.endpoint.start()
             env.start()
         case.run(env)
+        if env.endpoint.count("ValidateJWTSVID"):
+            return "FAIL", "the client has left the validation to the Workload API"
         return "PASS", ""
     except (Finding, NotReady) as why:
         return "FAIL", str(why)

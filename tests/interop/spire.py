@@ -333,21 +333,26 @@ def scenario(root, programs, tool):
     print("ok  an agent banned and evicted; of a batch, each item has its own result")
 
 
+def spire_programs(directory):
+    """Where spire-server and spire-agent are; built unless a directory is given."""
+    if directory is None:
+        built = subprocess.run([sys.executable, HERE / "build_spire.py"], stdout=subprocess.PIPE, text=True)
+        if built.returncode != 0:
+            skip("SPIRE could not be built (see above)")
+        directory = pathlib.Path(built.stdout.strip().splitlines()[-1])
+    for program in ("spire-server", "spire-agent"):
+        if not (directory / program).exists():
+            skip(f"{directory / program} is absent")
+    return directory
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tool", type=pathlib.Path)
     parser.add_argument("--spire", type=pathlib.Path)
     parser.add_argument("--keep", action="store_true", help="keep the directory with configurations and logs")
     options = parser.parse_args()
-    programs = options.spire
-    if programs is None:
-        built = subprocess.run([sys.executable, HERE / "build_spire.py"], stdout=subprocess.PIPE, text=True)
-        if built.returncode != 0:
-            skip("SPIRE could not be built (see above)")
-        programs = pathlib.Path(built.stdout.strip().splitlines()[-1])
-    for program in ("spire-server", "spire-agent"):
-        if not (programs / program).exists():
-            skip(f"{programs / program} is absent")
+    programs = spire_programs(options.spire)
     tool = options.tool
     if tool is None:
         command = ["cargo", "build", "--locked", "-p", "x0t-workload", "--example", "spire", "--message-format=json"]

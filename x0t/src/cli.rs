@@ -4,6 +4,7 @@ mod cert;
 mod environment;
 mod federation;
 mod parse;
+mod spire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,9 +20,10 @@ use x0t_runtime::state_dir::WorkloadSocket;
 use crate::demo::DemoArgs;
 
 pub use cert::{CertAction, VerifyArgs};
-pub use environment::{default_state_dir, no_color, seal_key_file};
+pub use environment::{default_state_dir, no_color, seal_key_file, workload_api_of_host};
 pub use federation::{BundleAction, FederationAction, FederationCreateArgs, ProfileArg};
 pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, Optional, PeerAddress, SocksSetting, TunSetting};
+pub use spire::{IdentityArg, SpireArgs};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
 /// A test holds this list against the commands that exist.
@@ -300,6 +302,8 @@ pub struct NodeArgs {
     /// Port of this host that other nodes may reach, as in 80, 80:8080 or udp/53; may be repeated [default: none].
     #[arg(long, env = "X0T_EXPOSE", value_name = "PORT[:LOCALPORT]", value_delimiter = ',')]
     pub expose: Vec<Exposure>,
+    #[command(flatten)]
+    pub spire: SpireArgs,
 }
 
 /// `x0t forward`.
@@ -368,6 +372,9 @@ pub struct UpArgs {
     /// Name of the new mesh, a SPIFFE trust domain [default: a fresh one, as in mesh-k7q2m4xw.internal].
     #[arg(long, env = "X0T_TRUST_DOMAIN", value_name = "DOMAIN")]
     pub trust_domain: Option<TrustDomain>,
+    /// Who gives this node its identity [default: the authority of a new mesh; a SPIRE agent if one is named].
+    #[arg(long, env = "X0T_IDENTITY", value_name = "authority|spire")]
+    pub identity: Option<IdentityArg>,
     /// How long the identities that the new mesh issues are valid [default: 1h].
     #[arg(long, env = "X0T_SVID_TTL", value_name = "DURATION", value_parser = parse::svid_ttl)]
     pub svid_ttl: Option<Duration>,

@@ -2,7 +2,7 @@
 //!
 //! [`cli`] says what may be asked, [`commands`] does it, [`output`] prints, [`exit`] says how it ended. A command that is
 //! about a running node asks the daemon through [`client`]; [`daemon`] starts one in the background; [`start`] is the daemon:
-//! from a state directory to a running node. [`demo`] runs a whole mesh of such daemons; [`parent`] sees to it that they do not
+//! from a state directory to a running node; [`from_spire`] has its identity given by SPIRE. [`demo`] runs a whole mesh of such daemons; [`parent`] sees to it that they do not
 //! outlive it. [`ui`] is the live page.
 
 mod beside;
@@ -12,6 +12,7 @@ mod commands;
 mod daemon;
 mod demo;
 mod exit;
+mod from_spire;
 mod host;
 mod logging;
 mod output;

@@ -6,13 +6,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use x0t_identity::region_failover::{FailoverSettings, RegionSettings};
 use x0t_model::Underlay;
 use x0t_node::critical::{RULES_MAX, Rule};
-use x0t_runtime::state_dir::{MeshFile, StateDir, WorkloadSocket};
+use x0t_runtime::state_dir::{IdentityProvider, MeshFile, StateDir, WorkloadSocket};
 use x0t_runtime::tun::TunMode;
 
-use crate::cli::{CriticalSetting, HttpSetting, NodeArgs, SocksSetting, Switch, TunSetting};
+use crate::cli::{
+    CriticalSetting, HttpSetting, NodeArgs, SocksSetting, SpireArgs, Switch, TunSetting, workload_api_of_host,
+};
 use crate::exit::{Exit, Failure};
+use crate::from_spire::{mistaken, regions_of};
 use crate::resolve::{resolve_all, resolve_peers};
 
 /// Whether any flag of the node's settings was given.
@@ -37,6 +41,7 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         bundle_endpoint_cert,
         bundle_endpoint_key,
         federation_ca,
+        spire,
     } = args;
     let underlay = !(listen.is_empty() && advertise.is_empty() && peers.is_empty());
     let lists = underlay || !(expose.is_empty() && critical.is_empty());
@@ -52,6 +57,7 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         || bundle_endpoint.is_some()
         || files
         || *no_offload
+        || !spire.is_empty()
 }
 
 /// `mesh` with the flags that were given put in place of what it says.
@@ -100,6 +106,9 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     if !args.critical.is_empty() {
         mesh.critical = critical_rules(&args.critical)?;
     }
+    if !args.spire.is_empty() || mesh.identity == IdentityProvider::Spire {
+        mesh.regions = regions(&mesh, &args.spire)?;
+    }
     match &args.tun {
         None => {}
         Some(TunSetting::Auto) => mesh.tun = TunMode::Auto,
@@ -125,16 +134,56 @@ fn set_file(setting: &mut Option<PathBuf>, given: Option<&Path>) -> Result<(), F
     Ok(())
 }
 
-/// Where the Workload API of the node in `state_dir` is.
-pub fn workload_socket_of(state_dir: &Path) -> Result<PathBuf, Failure> {
+/// Where SPIRE is asked for the identity of the node of `mesh`, with the flags that were given put in place of what it says.
+fn regions(mesh: &MeshFile, args: &SpireArgs) -> Result<FailoverSettings, Failure> {
+    if mesh.identity != IdentityProvider::Spire {
+        return Err(Failure::new(Exit::Usage, "this node gets its identity from the authority of its mesh, not from SPIRE")
+            .next("leave out the flags `--spire-…` and `--failover-…`, and the variables `X0T_SPIRE_REGIONS` and `X0T_FAILOVER_…`"));
+    }
+    let (interval, timeout) = (args.failover_interval.as_deref(), args.failover_timeout.as_deref());
+    let threshold = args.failover_threshold.as_deref();
+    if let Some(text) = &args.spire_regions {
+        let config = FailoverSettings::parse_environment(text, interval, threshold, timeout);
+        return Ok(config.map_err(|mistakes| mistaken(&mistakes))?.to_settings());
+    }
+    let mut settings = mesh.regions.clone();
+    if let Some(endpoint) = &args.spire_socket {
+        settings.list = vec![only_region(endpoint)];
+    } else if settings.list.is_empty() {
+        settings.list = vec![only_region(&workload_api_of_host().unwrap_or_else(|| SPIRE_AGENT.to_owned()))];
+    }
+    let threshold = threshold.map(|text| {
+        let wrong = |_| Failure::new(Exit::Usage, format!("`--failover-threshold {text}` is no whole number"));
+        text.trim().parse().map_err(wrong)
+    });
+    settings.interval = interval.map(str::to_owned).or(settings.interval);
+    settings.threshold = threshold.transpose()?.or(settings.threshold);
+    settings.timeout = timeout.map(str::to_owned).or(settings.timeout);
+    let config = settings.into_config().map_err(|mistakes| mistaken(&mistakes))?;
+    Ok(config.to_settings())
+}
+
+/// Where a SPIRE agent listens unless it is told otherwise.
+const SPIRE_AGENT: &str = "unix:///tmp/spire-agent/public/api.sock";
+
+fn only_region(endpoint: &str) -> RegionSettings {
+    RegionSettings { name: "local".to_owned(), endpoint: endpoint.to_owned(), health: None, priority: None }
+}
+
+/// Where the processes of the host of the node in `state_dir` ask who they are.
+pub fn workload_api_of(state_dir: &Path) -> Result<String, Failure> {
     // A workload may not look into the state directory: then it is the host's own place, or what the environment says.
     let socket = match StateDir::inspect(state_dir) {
+        Ok(mesh) if mesh.identity == IdentityProvider::Spire => {
+            return Ok(regions_of(&mesh)?.regions()[0].endpoint.to_string());
+        }
         Ok(mesh) => mesh.workload_socket,
         Err(_) => WorkloadSocket::Auto,
     };
-    socket.path(state_dir).ok_or_else(|| {
+    let path = socket.path(state_dir).ok_or_else(|| {
         Failure::new(Exit::Usage, "this node serves no Workload API").next("start it with `--workload-socket auto`")
-    })
+    })?;
+    Ok(format!("unix:{}", path.display()))
 }
 
 /// The rules given; `none` stands for no rule and for itself alone.

@@ -7,22 +7,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys, import_upstream};
+use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys, Bundle, Svid, import_upstream};
 use x0t_model::{Entropy, SpiffeId, TrustDomain};
 use x0t_node::critical::RULES_MAX;
 use x0t_node::discovery::DiscoveryConfig;
 use x0t_node::{Crypto, Node, NodeConfig, Record, RecordKind, Start, VerifyAfresh, stored_authorities};
 use x0t_overlay::tls::RustlsProvider;
 use x0t_runtime::clock::{Clock, seed};
-use x0t_runtime::daemon::{self, Companion, DaemonConfig};
+use x0t_runtime::daemon::{self, Additions, Companion, DaemonConfig};
 use x0t_runtime::http::{HttpError, bind_tcp};
-use x0t_runtime::state_dir::{MeshFile, StateDir, StateDirError};
+use x0t_runtime::state_dir::{IdentityProvider, MeshFile, StateDir, StateDirError};
 use x0t_runtime::tls_transport::{ListenError, TlsListener};
 use x0t_runtime::udp::{BindError, UdpSockets};
 
 use crate::beside::{self, FederationSettings, Home};
 use crate::cli::NodeName;
 use crate::exit::{Exit, Failure};
+use crate::from_spire::{Source, Wanted, in_one_line, regions_of};
 use crate::{host, recovery, ui, upstream};
 
 /// Letters of a fresh trust domain: none that are taken for one another when read aloud or typed.
@@ -126,8 +127,18 @@ pub fn state_dir_failure(error: impl Borrow<StateDirError>) -> Failure {
 /// Runs the node that lives in `dir` until it is told to stop.
 pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
     let state = dir.path().to_owned();
+    let given = match settings.identity {
+        IdentityProvider::Authority => None,
+        IdentityProvider::Spire => Some(first_from_spire(&settings).await?),
+    };
     let (tell, home) = std::sync::mpsc::channel();
-    let companion: Companion = Box::new(move |beside| beside::start(home.recv()?, beside));
+    let (given, companion): (_, Companion) = match given {
+        None => (None, Box::new(move |beside| beside::start(home.recv()?, beside))),
+        Some((source, given)) => {
+            let me = given.0.spiffe_id().clone();
+            (Some(given), Box::new(move |beside| Ok(Additions { routes: source.beside(&me, beside), readings: None })))
+        }
+    };
     let config = DaemonConfig {
         companion: Some(companion),
         settings: settings.clone(),
@@ -135,7 +146,7 @@ pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
         ..DaemonConfig::new(dir, env!("CARGO_PKG_VERSION"))
     };
     let ending = daemon::run(config, |dir, listen, now, wall| {
-        let start = compose(dir, &settings, listen)?;
+        let start = compose(dir, &settings, listen, given)?;
         let home = Home {
             authority: start.is_authority.then(|| state.clone()),
             svid: start.svid.clone(),
@@ -159,8 +170,26 @@ pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
     ending.map(drop).map_err(daemon_failure)
 }
 
-/// What the node that lives in `dir` is made of.
-fn compose(dir: &mut StateDir, settings: &MeshFile, listen: &[SocketAddr]) -> anyhow::Result<Start> {
+/// The first SVID of a node whose identity is SPIRE's, and where the others will come from. Waits for as long as there is none: a host
+/// that starts may have its agent yet to start, and an entry may be made at any time.
+async fn first_from_spire(settings: &MeshFile) -> anyhow::Result<(Source, (Svid, Bundle))> {
+    let mut source = Source::begin(regions_of(settings)?)?;
+    let wanted = Wanted::of(settings);
+    let given = source.first(&wanted, |failure| {
+        let next = failure.next_step().unwrap_or_default();
+        tracing::warn!(reason = in_one_line(failure), next, "the node waits for its identity");
+    });
+    let given = given.await;
+    Ok((source, given))
+}
+
+/// What the node that lives in `dir` is made of; `given` is its identity, if that is not in there.
+fn compose(
+    dir: &mut StateDir,
+    settings: &MeshFile,
+    listen: &[SocketAddr],
+    given: Option<(Svid, Bundle)>,
+) -> anyhow::Result<Start> {
     let mut entropy = Entropy::new(seed()?);
     let advertised = match settings.advertise.as_slice() {
         [] => host::advertised(listen, &settings.trust_domain),
@@ -181,7 +210,11 @@ fn compose(dir: &mut StateDir, settings: &MeshFile, listen: &[SocketAddr]) -> an
         stored.extend(dir.read(kind)?.map(|bytes| (kind, bytes)));
     }
     let read = |kind| stored.get(&kind).cloned();
-    let (start, epoch) = Start::from_records(config, read, entropy.next_u64(), crypto(), entropy.bytes())?;
+    let (incarnation, seed) = (entropy.next_u64(), entropy.bytes());
+    let (start, epoch) = match given {
+        None => Start::from_records(config, read, incarnation, crypto(), seed)?,
+        Some(given) => Start::from_workload_api(config, given, read, incarnation, crypto(), seed)?,
+    };
     // An epoch that was not made durable could be used twice, and a node that does so is not believed.
     dir.write(&epoch)?;
     Ok(start)

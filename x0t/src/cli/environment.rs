@@ -17,6 +17,13 @@ pub fn seal_key_file() -> Option<PathBuf> {
     std::env::var_os("X0T_SEAL_KEY_FILE").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
+/// Where the Workload API of this host is, as other SPIFFE programs are told.
+pub fn workload_api_of_host() -> Option<String> {
+    std::env::var_os("SPIFFE_ENDPOINT_SOCKET")
+        .and_then(|endpoint| endpoint.into_string().ok())
+        .filter(|endpoint| !endpoint.is_empty())
+}
+
 /// Whether the user asked all programs not to use colours (no-color.org).
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())

@@ -61,7 +61,7 @@ pub async fn run(context: &Context) -> anyhow::Result<Exit> {
     if mesh.is_ok() {
         findings.push(checks::daemon(&status));
         findings.extend(status.as_ref().ok().map(checks::links));
-        findings.push(checks::identity(&context.state_dir, status.as_ref().ok(), wall));
+        findings.push(checks::identity(&context.state_dir, mesh.as_ref().ok(), status.as_ref().ok(), wall));
     }
     findings.push(checks::clock(&context.state_dir, wall));
     findings.extend(checks::udp_ports(mesh.as_ref().ok(), is_running));

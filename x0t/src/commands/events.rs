@@ -112,6 +112,7 @@ fn describe(what: &What, names: &Names, style: Style) -> String {
             style.yellow(&format!("the wall clock jumped {direction} by {by_s} s"))
         }
         What::NodeJoined { spiffe_id } => style.green(&format!("{spiffe_id} joined")),
+        What::SvidWithdrawn { reason } => style.red(&format!("the identity was taken back: {reason}")),
         What::Refused { reason } => style.yellow(&format!("refused: {reason}")),
     }
 }

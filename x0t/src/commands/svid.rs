@@ -141,7 +141,7 @@ async fn follow(
 fn client(context: &Context, args: &SvidArgs) -> anyhow::Result<WorkloadClient> {
     let text = match &args.socket {
         Some(socket) => socket.clone(),
-        None => format!("unix:{}", crate::settings::workload_socket_of(&context.state_dir)?.display()),
+        None => crate::settings::workload_api_of(&context.state_dir)?,
     };
     let endpoint: Endpoint = text.parse().with_context(|| format!("`{text}` is no Workload API endpoint"))?;
     let config = ClientConfig { answer_deadline: Duration::from_secs(10), ..ClientConfig::default() };

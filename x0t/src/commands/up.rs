@@ -3,20 +3,25 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use x0t_model::SpiffeId;
 use x0t_node::StatusView;
 use x0t_runtime::clock::Clock;
-use x0t_runtime::state_dir::{MeshFile, StateDir, StateDirError};
+use x0t_runtime::state_dir::{IdentityProvider, MeshFile, StateDir, StateDirError};
 
 use super::Context;
 use super::token::{self, Token, valid_for};
-use crate::cli::{TokenCreateArgs, UpArgs};
+use crate::cli::{IdentityArg, TokenCreateArgs, UpArgs};
 use crate::daemon::{Starting, until_ready};
 use crate::exit::{Exit, Failure};
+use crate::from_spire::{Source, Wanted, regions_of};
 use crate::output::{self, Progress, Style};
 use crate::{host, settings, start, upstream};
 
 /// How long the token works that is printed for the next host.
 const FIRST_TOKEN_TTL: Duration = Duration::from_hours(1);
+
+/// The source of an identity that is SPIRE's, as the node calls it.
+const WORKLOAD_API: &str = "workload_api";
 
 /// What `up` and `join` print.
 #[derive(Serialize)]
@@ -35,7 +40,7 @@ pub struct Up {
 
 pub async fn run(context: &Context, args: UpArgs) -> anyhow::Result<Exit> {
     let created = match StateDir::inspect(&context.state_dir) {
-        Err(StateDirError::NotInitialised { .. }) => create(context, &args)?,
+        Err(StateDirError::NotInitialised { .. }) => create(context, &args).await?,
         Err(error) => return Err(start::state_dir_failure(error).into()),
         Ok(mesh) => {
             check_same(context, &args, &mesh)?;
@@ -43,8 +48,13 @@ pub async fn run(context: &Context, args: UpArgs) -> anyhow::Result<Exit> {
                 return already_running(context, &args, status);
             }
             let mut dir = start::open(&context.state_dir)?;
+            let changed = settings::with_settings(mesh, &args.node)?;
+            if changed.identity == IdentityProvider::Spire {
+                // Its keys are in memory alone: without SPIRE there is no node, and here somebody waits to be told so.
+                from_spire(&changed, &Wanted::of(&changed), args.wait).await?;
+            }
             if settings::has_settings(&args.node) {
-                dir.write_mesh(&settings::with_settings(mesh, &args.node)?).map_err(start::state_dir_failure)?;
+                dir.write_mesh(&changed).map_err(start::state_dir_failure)?;
             }
             false
         }
@@ -86,7 +96,13 @@ pub async fn foreground(context: &Context, patience: Duration, created: bool) ->
     Ok(Exit::Ok)
 }
 
-fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
+/// Makes a node of this host. True if it made a mesh as well.
+async fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
+    let from_spire = args.identity.map_or_else(|| args.node.spire.names_a_place(), |given| given == IdentityArg::Spire);
+    if from_spire {
+        create_from_spire(context, args).await?;
+        return Ok(false);
+    }
     let name = args.name.clone().unwrap_or_else(host::node_name);
     let trust_domain = args.trust_domain.clone().map_or_else(start::fresh_trust_domain, Ok)?;
     let mesh = settings::with_settings(MeshFile::new(trust_domain.clone(), name.as_str()), &args.node)?;
@@ -101,11 +117,52 @@ fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// A node of the trust domain of a SPIRE server: name and trust domain are what SPIRE says.
+async fn create_from_spire(context: &Context, args: &UpArgs) -> anyhow::Result<()> {
+    if args.svid_ttl.is_some() {
+        return Err(Failure::new(Exit::Usage, "how long identities from SPIRE are valid is decided there")
+            .next("leave out `--svid-ttl`; the entry has `-x509SVIDTTL`")
+            .into());
+    }
+    let name = args.name.as_ref().map(|name| name.as_str().to_owned());
+    let wanted = Wanted { trust_domain: args.trust_domain.clone(), name };
+    // Until SPIRE says whose trust it is, any name will do.
+    let domain = args.trust_domain.clone().map_or_else(start::fresh_trust_domain, Ok)?;
+    let unnamed = MeshFile { identity: IdentityProvider::Spire, ..MeshFile::new(domain, "") };
+    let mut mesh = settings::with_settings(unnamed, &args.node)?;
+    start::check_ports(&mesh)?;
+    let identity = from_spire(&mesh, &wanted, args.wait).await?;
+    mesh.trust_domain = identity.trust_domain().clone();
+    mesh.name = identity.node_name().unwrap_or_default().to_owned();
+    StateDir::create(&context.state_dir, &mesh, &[]).map_err(start::state_dir_failure)?;
+    Ok(())
+}
+
+/// What SPIRE gives this host's node.
+async fn from_spire(mesh: &MeshFile, wanted: &Wanted, patience: Duration) -> anyhow::Result<SpiffeId> {
+    let progress = Progress::new("asking SPIRE for the node's identity");
+    let identity = Source::begin(regions_of(mesh)?)?.identity(wanted, patience).await;
+    progress.finish();
+    Ok(identity?)
+}
+
 /// A node's name and mesh are in its certificate: they cannot be changed by a flag.
 fn check_same(context: &Context, args: &UpArgs, mesh: &MeshFile) -> Result<(), Failure> {
     if let Some(wanted) = args.trust_domain.clone().filter(|wanted| *wanted != mesh.trust_domain) {
         let (path, found) = (context.state_dir.clone(), mesh.trust_domain.clone());
         return Err(start::state_dir_failure(StateDirError::OtherMesh { path, found, wanted }));
+    }
+    let is = |identity| if identity == IdentityProvider::Spire { IdentityArg::Spire } else { IdentityArg::Authority };
+    if args.identity.is_some_and(|wanted| wanted != is(mesh.identity)) {
+        let held = context.state_dir.display();
+        return Err(Failure::new(
+            Exit::Error,
+            format!(
+                "{held} holds node {} already: who gives a node its identity is decided when it is created",
+                mesh.name
+            ),
+        )
+        .next("leave out `--identity`, or give another directory with `--state-dir`"));
     }
     let changes_name = args.name.as_ref().is_some_and(|name| name.as_str() != mesh.name);
     if args.upstream_cert.is_some() {
@@ -151,6 +208,11 @@ async fn announce(context: &Context, status: StatusView, created: bool) -> anyho
     context.out.result(&up, |style| text(&up, style))?;
     if !context.out.is_json() && up.token.is_none() && up.status.is_authority {
         context.out.remark("let another host join with `x0t token create`");
+    }
+    if !context.out.is_json() && up.status.svid_source == WORKLOAD_API {
+        context
+            .out
+            .remark("let another host come with `x0t up --identity spire --peer ADDR`, once SPIRE has an entry for it");
     }
     if let Some(token) = &up.token {
         token::warn_if_unreachable(context, token);

@@ -24,12 +24,13 @@ pub fn status(status: &StatusView, now: UnixTime, style: Style) -> String {
         ("identity", status.spiffe_id.to_string()),
         ("address", status.overlay_address.to_string()),
         ("svid", svid(status, now, style)),
+        ("problem", status.svid_error.clone().unwrap_or_default()),
         ("links", format!("{} up", status.links_up)),
         ("reachable", plural(status.reachable, "node")),
         ("uptime", span(status.uptime_ms)),
     ];
     let mut text = format!("{}{role}  {headline}", style.bold(&status.name));
-    for (name, value) in lines {
+    for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         text += &format!("\n  {name:<10} {value}");
     }
     text
@@ -59,7 +60,11 @@ fn svid(status: &StatusView, now: UnixTime, style: Style) -> String {
         state @ ("renewing" | "degraded") => style.yellow(state),
         state => style.red(state),
     };
-    let left = if left == Duration::ZERO { state } else { format!("{state}, {} left", span(left.as_secs() * 1_000)) };
+    let source = if status.svid_source == "workload_api" { ", from SPIRE" } else { "" };
+    if left == Duration::ZERO || status.svid_state == "withdrawn" {
+        return format!("{state}{source}");
+    }
+    let left = format!("{state}, {} left{source}", span(left.as_secs() * 1_000));
     match &status.svid_distrust {
         Some(word) => format!("{left}; {}", style.yellow(&format!("is being replaced: {}", distrust(word)))),
         None => left,

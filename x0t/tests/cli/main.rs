@@ -9,3 +9,4 @@ mod host;
 mod identity;
 mod mesh;
 mod refusals;
+mod spire;

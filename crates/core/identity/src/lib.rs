@@ -94,7 +94,9 @@ pub use jwt_cache::{
 };
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
-pub use rotation::{AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView};
+pub use rotation::{
+    AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView, SvidSource,
+};
 pub use seal::{SealKey, SealKeyId, SealedKey, UnsealError};
 pub use secret::Secret;
 pub use selector::{ENTRY_SELECTORS_MAX, PROCESS_SELECTORS_MAX, SELECTOR_LEN_MAX, Selector, SelectorError, Selectors};

@@ -9,10 +9,14 @@
 //! ```
 //!
 //! Beside that, how bad it is: `Valid`, `Renewing`, `Degraded` (an attempt has failed), `Critical` (little time is left),
-//! `Expired`. Each worsening is told once, and an adoption makes everything good.
+//! `Expired`, `Withdrawn`. Each worsening is told once, and an adoption makes everything good.
 //!
 //! A valid SVID that is not to be relied on any more, because its authority was tainted or it was taken back, is replaced before its
 //! time: after a pause of a few seconds that differs from node to node, for all of them hear of it in the same moment.
+//!
+//! An SVID may also come from a Workload API ([`SvidSource`]): then nothing is asked, and [`given`] says what is believed.
+
+mod given;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,9 +37,22 @@ use crate::verify::{VerifyError, verify_chain};
 /// News that nobody has fetched: the oldest go first beyond this many.
 const EVENTS_MAX: usize = 64;
 
+/// Who gives a node its SVIDs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SvidSource {
+    /// An authority of the mesh: asked for each.
+    #[default]
+    Authority,
+    /// A Workload API, such as that of a SPIRE agent: it renews by itself, and tells.
+    WorkloadApi,
+}
+
 /// How a node keeps its identity fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationConfig {
+    /// Who is asked, or who tells.
+    pub source: SvidSource,
     /// An unanswered request counts as failed after this long. Ten seconds: several losses on the worst path.
     pub request_timeout: Duration,
     /// The first pause after a failure; doubled with each further one.
@@ -57,6 +74,7 @@ pub struct RotationConfig {
 impl Default for RotationConfig {
     fn default() -> Self {
         Self {
+            source: SvidSource::Authority,
             request_timeout: Duration::from_secs(10),
             backoff_min: Duration::from_millis(500),
             backoff_max: Duration::from_secs(150),
@@ -76,12 +94,14 @@ pub enum RotationStatus {
     Valid,
     /// The next one has been asked for.
     Renewing,
-    /// At least one attempt has failed; the SVID is valid.
+    /// At least one attempt has failed, or a source that tells has not told in time; the SVID is valid.
     Degraded,
     /// Less than a tenth of its life is left, or less than five minutes of a long one; the SVID is valid.
     Critical,
     /// The SVID is not valid any more: no peer accepts it.
     Expired,
+    /// The source has taken the SVID back: it must not be shown to anybody.
+    Withdrawn,
 }
 
 /// What a listener is told, in order.
@@ -109,6 +129,11 @@ pub enum RotationEvent {
     Expired,
     /// The SVID in use is valid and is replaced before its time.
     Distrusted(Distrust),
+    /// The source has taken it back: stop showing it.
+    Withdrawn {
+        /// In the source's words.
+        reason: String,
+    },
     /// The wall clock jumped: validity was judged anew.
     ClockJumped {
         /// Into the future, or into the past.
@@ -133,6 +158,9 @@ pub enum AdoptError {
     /// Nothing was asked.
     #[error("no request is outstanding")]
     NotAsked,
+    /// The node asks an authority; what a Workload API says is not for it.
+    #[error("this identity does not come from a Workload API")]
+    OtherSource,
     /// A stranger would refuse the chain.
     #[error("a stranger would refuse the new certificate")]
     Refused(#[from] VerifyError),
@@ -168,6 +196,8 @@ enum Phase {
 /// The state for a person or a metric.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RotationView {
+    /// Who gives the SVIDs.
+    pub source: SvidSource,
     /// How well off.
     pub status: RotationStatus,
     /// When the next SVID is asked for.
@@ -176,7 +206,7 @@ pub struct RotationView {
     pub not_after: UnixTime,
     /// Failed attempts of this round.
     pub failures: u32,
-    /// Why the last one failed.
+    /// Why the last one failed, or why the SVID was taken back.
     pub last_error: Option<String>,
     /// SVIDs adopted since the start.
     pub adopted: u64,
@@ -202,6 +232,8 @@ pub struct Rotation {
     request: Option<Vec<u8>>,
     failures: u32,
     last_error: Option<String>,
+    /// The source has taken the SVID back.
+    withdrawn: bool,
     adopted: u64,
     failed: u64,
     /// What is not to be adopted.
@@ -228,6 +260,7 @@ impl Rotation {
             request: None,
             failures: 0,
             last_error: None,
+            withdrawn: false,
             adopted: 0,
             failed: 0,
             distrusted: Distrusted::default(),
@@ -242,6 +275,11 @@ impl Rotation {
         &self.svid
     }
 
+    /// Who gives the SVIDs.
+    pub const fn source(&self) -> SvidSource {
+        self.config.source
+    }
+
     /// When the next one is asked for: about half of the life of this one, the same after each restart.
     pub const fn renew_at(&self) -> UnixTime {
         self.renew_at
@@ -249,11 +287,13 @@ impl Rotation {
 
     /// How well off the identity is at `wall`.
     pub fn status(&self, wall: UnixTime) -> RotationStatus {
-        if wall > self.svid.not_after() {
+        if self.withdrawn {
+            RotationStatus::Withdrawn
+        } else if wall > self.svid.not_after() {
             RotationStatus::Expired
         } else if wall >= self.critical_at() {
             RotationStatus::Critical
-        } else if self.failures > 0 {
+        } else if self.failures > 0 || self.is_overdue(wall) {
             RotationStatus::Degraded
         } else if matches!(self.phase, Phase::Asking { .. }) {
             RotationStatus::Renewing
@@ -265,6 +305,7 @@ impl Rotation {
     /// Everything worth showing.
     pub fn view(&self, wall: UnixTime) -> RotationView {
         RotationView {
+            source: self.config.source,
             status: self.status(wall),
             renew_at: self.renew_at,
             not_after: self.svid.not_after(),
@@ -283,6 +324,7 @@ impl Rotation {
         let mut next = now + self.config.recheck;
         next = next.min(match self.phase {
             Phase::Waiting if self.is_due(now, wall) => now,
+            Phase::Waiting if self.config.source == SvidSource::WorkloadApi => self.overdue_timeout(next),
             Phase::Waiting => at(self.renew_at).min(self.hurried.map_or(Instant::FAR_FUTURE, |(_, ask_at)| ask_at)),
             Phase::Asking { deadline: moment } | Phase::BackingOff { until: moment, .. } => moment,
         });
@@ -409,7 +451,9 @@ impl Rotation {
     /// Old enough, or from a future that a wrong clock has made up: nobody else accepts such an SVID before its time, so the
     /// clock that was set right has to be followed by an SVID that is right.
     fn is_due(&self, now: Instant, wall: UnixTime) -> bool {
-        wall >= self.renew_at || wall < self.svid.not_before() || self.hurried.is_some_and(|(_, ask_at)| ask_at <= now)
+        let is_hurried = self.hurried.is_some_and(|(_, ask_at)| ask_at <= now);
+        let asks = self.config.source == SvidSource::Authority;
+        asks && (wall >= self.renew_at || wall < self.svid.not_before() || is_hurried)
     }
 
     fn ask(&mut self, now: Instant, wall: UnixTime, keys: &mut dyn KeySource) {
@@ -452,6 +496,7 @@ impl Rotation {
         self.failures = 0;
         self.last_error = None;
         self.hurried = None;
+        self.withdrawn = false;
         self.adopted += 1;
         self.push(RotationEvent::Updated { old_not_after, not_after });
     }
@@ -467,6 +512,7 @@ impl Rotation {
             // What a wrong clock made look worse may yet truly become so.
             self.told = self.told.min(self.status(wall));
         }
+        self.tell_if_overdue(wall);
         let status = self.status(wall);
         if let Phase::BackingOff { until, refused: false } = self.phase
             && status == RotationStatus::Critical

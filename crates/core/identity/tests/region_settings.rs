@@ -8,6 +8,14 @@ use x0t_identity::region_failover::{
 };
 
 #[test]
+fn what_was_understood_is_written_so_that_it_is_understood_alike() {
+    let text = "eu=unix:///run/a.sock|https://[::1]:8443/ready?x=1|prio=3;us=tcp://127.0.0.1:8000;ap=unix:/b|http://h/";
+    let config = FailoverSettings::parse_environment(text, Some("2m"), Some("5"), Some("1500ms")).unwrap();
+    let again = config.to_settings().into_config().unwrap();
+    assert_eq!(again, config);
+}
+
+#[test]
 fn the_example_of_the_documentation_is_read() {
     let text = "eu=unix:///run/spire/agent.sock|https://eu.example.org/ready|prio=0;us=tcp://127.0.0.1:8081|prio=10";
     let config = environment(text).unwrap();

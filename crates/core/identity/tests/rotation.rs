@@ -294,6 +294,7 @@ fn kind(event: &RotationEvent) -> &'static str {
         RotationEvent::Critical { .. } => "critical",
         RotationEvent::Expired => "expired",
         RotationEvent::Distrusted(_) => "distrusted",
+        RotationEvent::Withdrawn { .. } => "withdrawn",
         RotationEvent::ClockJumped { .. } => "clock_jumped",
     }
 }

@@ -89,8 +89,26 @@ pub enum Input<'a> {
     Distrusted(Distrusted),
     /// What came of a [`crate::join::JoinClient::recover`]: the node's next SVID, and the bundle that came with it.
     Recovered(Box<(Svid, Bundle)>),
+    /// What the Workload API says that gives this node its identity. Ignored by a node that asks an authority.
+    WorkloadApi(WorkloadApiNews),
     /// The instant given by [`crate::Node::poll_timeout`] has come.
     Timeout,
+}
+
+/// What a Workload API, such as that of a SPIRE agent, says about the identity of this node.
+#[derive(Clone, Debug)]
+pub enum WorkloadApiNews {
+    /// This is it. Judged as a stranger would judge it; the same again says that all is well.
+    Given {
+        /// Chain and key.
+        svid: Box<Svid>,
+        /// The bundle of its trust domain, in place of the one before.
+        bundle: Bundle,
+    },
+    /// It does not answer, or nothing that can be believed. The SVID in use stays.
+    Failing(String),
+    /// The identity is this node's no longer: it is shown to nobody from here on.
+    Withdrawn(String),
 }
 
 /// Something to do, in this order.
@@ -387,6 +405,11 @@ pub enum What {
     SvidExpiring {
         /// Seconds that are left.
         left_s: u64,
+    },
+    /// The source of the identity has taken it back; every session was closed.
+    SvidWithdrawn {
+        /// In its words.
+        reason: String,
     },
     /// The wall clock jumped; the validity of certificates was judged anew.
     ClockJumped {

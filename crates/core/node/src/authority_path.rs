@@ -185,8 +185,12 @@ impl Node {
         addresses: Vec<SocketAddr>,
     ) -> Option<Reply> {
         if !self.trust.is_authority() {
-            let who = self.trust.first_authority().map_or_else(String::new, |id| format!(": ask {id}"));
-            return Some(refused(&format!("this node is no authority, so it cannot admit others{who}")));
+            return Some(refused(&match self.trust.first_authority() {
+                Some(id) => format!("this node is no authority, so it cannot admit others: ask {id}"),
+                None => "this mesh has no authority of its own and needs no tokens: whoever is given the identity of a node \
+                         by the same Workload API may come, as in `x0t up --identity spire --peer ADDR`"
+                    .to_owned(),
+            }));
         }
         let addresses = if addresses.is_empty() { self.config.advertised.clone() } else { addresses };
         if addresses.is_empty() {

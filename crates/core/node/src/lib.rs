@@ -5,6 +5,7 @@
 //!
 //! * **a packet**, in `data_path`: from the host, sealed once end to end, hop by hop, opened, to the host;
 //! * **an SVID**, in `trust_path`: asked for at half life, checked as a stranger would, adopted, shown to every peer anew;
+//!   where a Workload API gives it instead, `workload_api_path` says what changes;
 //! * **a peer**, in `session_path`: it proves who it is and is admitted, falls silent and is left, says goodbye.
 //!
 //! A fourth, `reach_path`, tells how nodes find a way to each other that nobody configured.
@@ -51,8 +52,9 @@ mod stats;
 mod train;
 mod trust_path;
 mod view;
+mod workload_api_path;
 
-pub use api::{Command, Input, NodeEvent, Output, Record, RecordKind, Reply, Target, TraceHop, What};
+pub use api::{Command, Input, NodeEvent, Output, Record, RecordKind, Reply, Target, TraceHop, What, WorkloadApiNews};
 pub use data_path::ENCAPSULATION;
 pub use drive::Drive;
 pub use host::{Delivery, HostOffload, HostPacket, Offload, PartialChecksum, Segments, Transport};

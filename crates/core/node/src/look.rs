@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use x0t_identity::RotationStatus;
 use x0t_model::{Instant, Underlay, UnixTime};
 use x0t_overlay::{Carrier, Purpose};
 use x0t_routing::{LinkView, OriginView, Standing};
@@ -28,7 +29,10 @@ impl Node {
         let links_up =
             self.links.iter().filter(|(id, _)| self.router.standing(*id).is_some_and(Standing::is_usable)).count();
         let svid_state = serde_word(&rotation.status);
-        let not_ready_because = if wall > rotation.not_after {
+        let not_ready_because = if rotation.status == RotationStatus::Withdrawn {
+            let reason = rotation.last_error.as_deref().unwrap_or("it does not say why");
+            Some(format!("the identity was taken back: {reason}"))
+        } else if wall > rotation.not_after {
             Some("the SVID has expired and could not be renewed".to_owned())
         } else if links_up == 0 && self.dialer.has_configured() {
             Some("no peer can be reached yet".to_owned())
@@ -48,6 +52,8 @@ impl Node {
             svid_state,
             svid_distrust: rotation.distrust.map(|distrust| distrust.word().to_owned()),
             svid_failures: rotation.failures,
+            svid_source: serde_word(&rotation.source),
+            svid_error: rotation.last_error,
             epoch: self.router.epoch(),
             uptime_ms: now.since(self.started).as_millis() as u64,
             links_up,

@@ -343,6 +343,7 @@ impl Drive for Node {
             Input::Bundle(bundle) => self.on_bundle(bundle),
             Input::Distrusted(distrusted) => self.on_distrusted(distrusted),
             Input::Recovered(recovered) => self.on_recovered(*recovered),
+            Input::WorkloadApi(news) => self.on_workload_api(news),
             // What was due has been done already.
             Input::Timeout => return,
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use x0t_identity::{
-    AnchorError, AnchorProof, Bundle, BundleError, KeySource, RotationConfig, Svid, SvidError, VerifyError,
+    AnchorError, AnchorProof, Bundle, BundleError, KeySource, RotationConfig, Svid, SvidError, SvidSource, VerifyError,
 };
 use x0t_model::{NodeId, Seed, SpiffeId, Underlay, UnixTime};
 use x0t_overlay::{CertificateDer, EndpointConfig, Provider};
@@ -143,6 +143,9 @@ pub enum StartError {
     /// The SVID was not issued by an authority of the bundle.
     #[error("`svid.pem` was not issued by an authority in `bundle.json`: the state directory mixes two meshes: {0}")]
     MixedMeshes(String),
+    /// A Workload API gave the identity of something else.
+    #[error("{0} is not the identity of a node: spiffe://TRUST-DOMAIN/node/NAME is")]
+    NotOfNode(SpiffeId),
     /// There is no greater epoch.
     #[error("the routing epoch is exhausted")]
     EpochsExhausted,
@@ -168,10 +171,33 @@ impl Start {
             .map_err(|error| StartError::MixedMeshes(with_causes(&error)))?;
         let is_authority = read(RecordKind::Authority).is_some();
         let authorities = read_authorities(&required(RecordKind::Authorities)?)?;
-        let epoch = next_epoch(read(RecordKind::Epoch).as_deref())?;
-        let record = Record { kind: RecordKind::Epoch, bytes: epoch.to_string().into_bytes() };
+        let (epoch, record) = begin_epoch(read(RecordKind::Epoch).as_deref())?;
         Ok((Self { config, svid, bundle, is_authority, authorities, epoch, incarnation, crypto, seed }, record))
     }
+
+    /// A node whose identity a Workload API has given and will renew. Of what it has stored only the epoch counts; nothing else is
+    /// ever written.
+    pub fn from_workload_api(
+        mut config: NodeConfig,
+        (svid, bundle): (Svid, Bundle),
+        read: impl Fn(RecordKind) -> Option<Vec<u8>>,
+        incarnation: u64,
+        crypto: Crypto,
+        seed: Seed,
+    ) -> Result<(Self, Record), StartError> {
+        if svid.spiffe_id().node_name().is_none() {
+            return Err(StartError::NotOfNode(svid.spiffe_id().clone()));
+        }
+        config.rotation.source = SvidSource::WorkloadApi;
+        let (epoch, record) = begin_epoch(read(RecordKind::Epoch).as_deref())?;
+        let (is_authority, authorities) = (false, Vec::new());
+        Ok((Self { config, svid, bundle, is_authority, authorities, epoch, incarnation, crypto, seed }, record))
+    }
+}
+
+fn begin_epoch(stored: Option<&[u8]>) -> Result<(u32, Record), StartError> {
+    let epoch = next_epoch(stored)?;
+    Ok((epoch, Record { kind: RecordKind::Epoch, bytes: epoch.to_string().into_bytes() }))
 }
 
 /// The content of [`RecordKind::Authorities`]: a SPIFFE ID a line.

@@ -83,6 +83,8 @@ pub struct Stats {
     pub anchors_refused: u64,
     /// Identity messages that cannot be decoded or are out of place.
     pub identity_messages_refused: u64,
+    /// SVIDs of a Workload API that were not adopted.
+    pub svids_refused: u64,
     /// Join packets carried for a joiner.
     pub join_packets_relayed: u64,
     /// Join packets dropped by the rate limit or without an authority.

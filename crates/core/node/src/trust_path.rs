@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use x0t_identity::message::{Message, RenewAccepted};
 use x0t_identity::{
-    Bundle, BundleError, BundleUpdate, Distrust, Distrusted, Failure, Rotation, RotationEvent, RotationView, Svid,
-    sign_anchor,
+    AdoptError, Bundle, BundleError, BundleUpdate, Distrust, Distrusted, Failure, Rotation, RotationEvent,
+    RotationView, Svid, SvidSource, sign_anchor,
 };
 use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime};
 use x0t_overlay::{CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
@@ -31,6 +31,12 @@ pub struct Trust {
     crypto: Crypto,
     /// When the SVID in use was adopted; sessions made before show an older one.
     adopted_at: Instant,
+}
+
+/// What a Workload API has changed.
+pub struct Changed {
+    pub svid: bool,
+    pub bundle: bool,
 }
 
 /// Judges peers by one bundle, for the overlay to ask.
@@ -73,6 +79,29 @@ impl Trust {
 
     pub const fn is_authority(&self) -> bool {
         self.is_authority
+    }
+
+    /// Takes over what a Workload API gives, SVID and bundle together or neither.
+    pub fn take_given(
+        &mut self,
+        svid: Svid,
+        bundle: Bundle,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<Changed, AdoptError> {
+        let svid = self.rotation.handle_given(svid, &bundle, now, wall)?;
+        let before = std::mem::replace(&mut self.bundle, bundle);
+        Ok(Changed { svid, bundle: before.authorities() != self.bundle.authorities() })
+    }
+
+    /// The Workload API fails.
+    pub fn source_failed(&mut self, reason: String, now: Instant, wall: UnixTime) {
+        self.rotation.handle_source_failure(reason, now, wall);
+    }
+
+    /// The Workload API takes the identity back.
+    pub fn withdraw(&mut self, reason: String, now: Instant, wall: UnixTime) {
+        self.rotation.handle_withdrawn(reason, now, wall);
     }
 
     pub fn rotation_view(&self, wall: UnixTime) -> RotationView {
@@ -134,7 +163,9 @@ impl Node {
     /// Signs the end of this epoch's hash chain with the key in use. Without it nobody believes our originator messages.
     pub(crate) fn prove_anchor(&mut self) {
         let statement = self.router.own_anchor();
-        let proof = sign_anchor(self.trust.svid(), self.me, &statement).and_then(|proof| proof.encode());
+        // An SVID that was taken back signs nothing; the next one does so when it comes.
+        let Some(svid) = self.trust.rotation.svid_to_show() else { return };
+        let proof = sign_anchor(svid, self.me, &statement).and_then(|proof| proof.encode());
         let told = proof.is_ok_and(|proof| self.router.set_own_anchor_proof(proof, self.now).is_ok());
         self.stats.anchors_unproven += u64::from(!told);
     }
@@ -247,8 +278,11 @@ impl Node {
     fn on_rotation_event(&mut self, event: RotationEvent) {
         match event {
             RotationEvent::Updated { not_after, .. } => {
-                let bytes = self.trust.svid().to_stored().to_vec();
-                self.push(Output::Persist(Record { kind: RecordKind::Svid, bytes }));
+                // Keys that a Workload API gave stay in memory: it gives them again.
+                if self.trust.rotation.source() == SvidSource::Authority {
+                    let bytes = self.trust.svid().to_stored().to_vec();
+                    self.push(Output::Persist(Record { kind: RecordKind::Svid, bytes }));
+                }
                 self.trust.adopted_at = self.now;
                 self.push(Output::Identity(self.trust.svid().chain().to_vec()));
                 self.show_identity();
@@ -262,6 +296,7 @@ impl Node {
             RotationEvent::Degraded { reason } => self.tell(What::SvidRenewalFailed { reason }),
             RotationEvent::Critical { remaining } => self.tell(What::SvidExpiring { left_s: remaining.as_secs() }),
             RotationEvent::Expired => self.tell(What::SvidExpiring { left_s: 0 }),
+            RotationEvent::Withdrawn { reason } => self.on_withdrawn(reason),
             RotationEvent::ClockJumped { forward, by } => self.tell(What::ClockJumped { forward, by_s: by.as_secs() }),
         }
     }

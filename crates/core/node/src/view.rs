@@ -42,7 +42,7 @@ pub struct StatusView {
     pub not_ready_because: Option<String>,
     /// End of the SVID's validity, seconds since 1970.
     pub svid_not_after: u64,
-    /// `valid`, `renewing`, `degraded`, `critical` or `expired`.
+    /// `valid`, `renewing`, `degraded`, `critical`, `expired` or `withdrawn`.
     pub svid_state: String,
     /// Why the SVID is replaced before its time, if it is: `tainted`, `revoked` or `not_in_bundle`.
     #[serde(default)]
@@ -50,6 +50,12 @@ pub struct StatusView {
     /// Attempts at the next SVID that have failed since the last one was adopted.
     #[serde(default)]
     pub svid_failures: u32,
+    /// Who gives the SVIDs: `authority` or `workload_api`.
+    #[serde(default)]
+    pub svid_source: String,
+    /// Why the last attempt to renew failed, or why the SVID was taken back.
+    #[serde(default)]
+    pub svid_error: Option<String>,
     /// Routing epoch.
     pub epoch: u32,
     /// Milliseconds since start.

@@ -91,6 +91,11 @@ impl Endpoint {
         self.verifier = Some(verifier);
     }
 
+    /// Nobody is answered and no session is begun until the next [`Endpoint::set_identity`]. Running sessions go on: close them.
+    pub fn clear_identity(&mut self) {
+        self.identity = None;
+    }
+
     /// Who decides about peers while we have no identity: all that a joining host has.
     pub fn set_verifier(&mut self, verifier: Arc<dyn VerifyPeer>) {
         self.verifier = Some(verifier);

@@ -547,6 +547,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             Request::Bundle(bundle) => self.handle(Input::Bundle(bundle)),
             Request::Distrusted(distrusted) => self.handle(Input::Distrusted(distrusted)),
             Request::Recovered(recovered) => self.handle(Input::Recovered(recovered)),
+            Request::WorkloadApi(news) => self.handle(Input::WorkloadApi(news)),
             Request::AskAuthority(body, asker) => {
                 if self.asks.len() >= UNANSWERED_MAX {
                     let _ = asker.send(Err(format!("{UNANSWERED_MAX} questions are on their way already")));

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use x0t_identity::{AuthorityAnswer, Bundle, Distrusted, Svid, Ticket};
 use x0t_model::{Instant, SpiffeId, UnixTime};
-use x0t_node::{CertificateDer, Command, Reply, View};
+use x0t_node::{CertificateDer, Command, Reply, View, WorkloadApiNews};
 
 use crate::event_loop::LoopStats;
 use crate::news::{News, Subscription};
@@ -35,6 +35,8 @@ pub(crate) enum Request {
     Distrusted(Distrusted),
     /// The node has come back after the end of its SVID.
     Recovered(Box<(Svid, Bundle)>),
+    /// The Workload API that gives the node its identity has something to say.
+    WorkloadApi(WorkloadApiNews),
 }
 
 /// What the event loop keeps of the way between it and its handles.
@@ -164,6 +166,14 @@ impl NodeHandle {
     /// The chain that the node shows, leaf first; empty as long as it is the one of the start.
     pub fn own_chain(&self) -> watch::Receiver<Vec<CertificateDer<'static>>> {
         self.own_chain.clone()
+    }
+
+    /// Tells the node what the Workload API says that gives it its identity.
+    ///
+    /// # Errors
+    /// If the node has stopped.
+    pub async fn workload_api(&self, news: WorkloadApiNews) -> Result<(), NoAnswer> {
+        self.requests.send(Request::WorkloadApi(news)).await.map_err(|_| NoAnswer::Stopped)
     }
 
     /// Reads the news from the next event on.

@@ -29,6 +29,9 @@ const PEERS_MAX: usize = 256;
 /// Counters of the node that are passed on.
 const COUNTERS_MAX: usize = 512;
 
+/// What an SVID can be.
+const SVID_STATES: &[&str] = &["valid", "renewing", "degraded", "critical", "expired", "withdrawn"];
+
 type Labels = Vec<(&'static str, String)>;
 type Level = Gauge<f64, AtomicU64>;
 
@@ -176,7 +179,7 @@ fn register_status(instruments: &mut Instruments, Snapshot { view, wall, .. }: &
         status.svid_distrust.as_deref().unwrap_or_default(),
     );
     instruments.register("svid_distrusted", "1 for the reason why the SVID is replaced before its time", distrust);
-    let svid_state = one_hot("state", &["valid", "renewing", "degraded", "critical", "expired"], &status.svid_state);
+    let svid_state = one_hot("state", SVID_STATES, &status.svid_state);
     instruments.register("svid_state", "1 for the state the SVID is in", svid_state);
     let uptime = level(status.uptime_ms as f64 / 1e3);
     instruments.register_with_unit("uptime", "Time since the node started", Unit::Seconds, uptime);

@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use x0t_model::TrustDomain;
 use x0t_node::{Record, RecordKind};
 
-pub use mesh_file::{MeshFile, WorkloadSocket};
+pub use mesh_file::{IdentityProvider, MeshFile, WorkloadSocket};
 
 const MESH_FILE: &str = "mesh.json";
 const LOCK_FILE: &str = "lock";

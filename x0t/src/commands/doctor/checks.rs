@@ -8,7 +8,7 @@ use std::time::Duration;
 use x0t_identity::Svid;
 use x0t_model::{OverlayPrefix, UnixTime};
 use x0t_node::{RecordKind, StatusView};
-use x0t_runtime::state_dir::{MeshFile, StateDirError};
+use x0t_runtime::state_dir::{IdentityProvider, MeshFile, StateDirError};
 use x0t_runtime::tun::TunMode;
 
 use super::Finding;
@@ -62,8 +62,11 @@ pub fn links(status: &StatusView) -> Finding {
 }
 
 /// From the running node if there is one, else from the file.
-pub fn identity(state_dir: &Path, status: Option<&StatusView>, now: UnixTime) -> Finding {
+pub fn identity(state_dir: &Path, mesh: Option<&MeshFile>, status: Option<&StatusView>, now: UnixTime) -> Finding {
     const CHECK: &str = "identity";
+    if let Some(mesh) = mesh.filter(|mesh| mesh.identity == IdentityProvider::Spire) {
+        return identity_from_spire(mesh, status, now);
+    }
     const RENEW: &str = "check that the authority can be reached: `x0t status` there, `x0t peers` here";
     let life = |not_after: UnixTime| span(not_after.since(now).as_secs() * 1_000);
     if let Some(status) = status {
@@ -96,6 +99,30 @@ pub fn identity(state_dir: &Path, status: Option<&StatusView>, now: UnixTime) ->
         }
         Ok(Err(error)) => Finding::problem(CHECK, format!("the stored SVID cannot be used: {error}"), JOIN_AGAIN),
         Err(error) => Finding::problem(CHECK, format!("the stored SVID cannot be read: {error}"), JOIN_AGAIN),
+    }
+}
+
+/// As the node says, or whether there is somebody to ask.
+fn identity_from_spire(mesh: &MeshFile, status: Option<&StatusView>, now: UnixTime) -> Finding {
+    const CHECK: &str = "identity";
+    const LOOK: &str =
+        "check that the SPIRE agent runs and reaches its server, and that the server has an entry for this node";
+    let Some(status) = status else {
+        let places: Vec<&str> = mesh.regions.list.iter().map(|region| region.endpoint.as_str()).collect();
+        let is_there = |place: &&str| place.strip_prefix("unix://").is_none_or(|path| Path::new(path).exists());
+        let found = format!("from SPIRE at {}, when the node starts", places.join(", "));
+        return match places.iter().any(is_there) {
+            true => Finding::ok(CHECK, found),
+            false => Finding::problem(CHECK, format!("{found}: nothing is there"), LOOK),
+        };
+    };
+    let left = span(UnixTime::from_secs(status.svid_not_after).since(now).as_secs() * 1_000);
+    let why = status.svid_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    match status.svid_state.as_str() {
+        "valid" => Finding::ok(CHECK, format!("SVID from SPIRE, {left} left")),
+        "degraded" => Finding::warning(CHECK, format!("SVID from SPIRE, {left} left, is not renewed{why}"), LOOK),
+        "critical" => Finding::problem(CHECK, format!("SVID from SPIRE, {left} left, is not renewed{why}"), LOOK),
+        state => Finding::problem(CHECK, format!("SVID from SPIRE is {state}{why}"), LOOK),
     }
 }
 

@@ -30,6 +30,8 @@ fn alpha() -> StatusView {
         svid_state: "valid".to_owned(),
         svid_distrust: None,
         svid_failures: 0,
+        svid_source: "authority".to_owned(),
+        svid_error: None,
         epoch: 3,
         uptime_ms: 5_400_000,
         links_up: 2,

@@ -189,6 +189,23 @@ impl FailoverConfig {
         settings.checked("regions", |ledger| sane_regions(regions, "regions", ledger))
     }
 
+    /// As it is written in a file: read again it gives the same.
+    pub fn to_settings(&self) -> FailoverSettings {
+        let written = |duration: Duration| Some(format!("{}ms", duration.as_millis()));
+        let list = self.regions.iter().map(|region| RegionSettings {
+            name: region.name.clone(),
+            endpoint: region.endpoint.to_string(),
+            health: region.health.as_ref().map(ToString::to_string),
+            priority: Some(region.priority),
+        });
+        FailoverSettings {
+            list: list.collect(),
+            interval: written(self.interval),
+            threshold: Some(self.threshold),
+            timeout: written(self.timeout),
+        }
+    }
+
     /// The regions in the order they were written. Never empty.
     pub fn regions(&self) -> &[Region] {
         &self.regions

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use x0t_identity::region_failover::FailoverSettings;
 use x0t_model::{TrustDomain, Underlay};
 use x0t_netstack::spec::{Exposure, Forward};
 use x0t_node::critical::Rule;
@@ -80,6 +81,12 @@ pub struct MeshFile {
     /// PEM file with the anchors by which bundle endpoints of the Web PKI are checked; the host's if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub federation_ca: Option<PathBuf>,
+    /// Who gives the node its identity.
+    #[serde(default, skip_serializing_if = "IdentityProvider::is_authority")]
+    pub identity: IdentityProvider,
+    /// Where SPIRE's Workload API is, if it is SPIRE: one region or several that stand in for each other.
+    #[serde(default, skip_serializing_if = "is_unset")]
+    pub regions: FailoverSettings,
     /// Which flows take two disjoint ways at once: `tcp/PORT`, `udp/PORT` or `dscp/N`.
     #[serde(default = "default_critical")]
     pub critical: Vec<Rule>,
@@ -129,10 +136,34 @@ impl MeshFile {
             bundle_endpoint_cert: None,
             bundle_endpoint_key: None,
             federation_ca: None,
+            identity: IdentityProvider::Authority,
+            regions: FailoverSettings::default(),
             critical: default_critical(),
             spread_flows: false,
         }
     }
+}
+
+/// Who gives a node its identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityProvider {
+    /// The authority of the mesh; SVID and key are kept in the state directory.
+    #[default]
+    Authority,
+    /// A SPIRE agent; SVID and key are never written.
+    Spire,
+}
+
+impl IdentityProvider {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_authority(&self) -> bool {
+        *self == Self::Authority
+    }
+}
+
+fn is_unset(regions: &FailoverSettings) -> bool {
+    *regions == FailoverSettings::default()
 }
 
 /// Where the Workload API is served: `auto`, `off` or a path.

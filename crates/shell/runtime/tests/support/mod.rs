@@ -71,6 +71,7 @@ impl Drive for Scripted {
             | Input::Recovered(_) => {
                 panic!("no authority in this test")
             }
+            Input::WorkloadApi(_) => panic!("no Workload API in this test"),
             Input::Command { id, command } => Told::Command { id, command },
             Input::Timeout => {
                 self.timeout.lock().unwrap().take();
@@ -218,6 +219,8 @@ pub fn sample_view() -> View {
             svid_state: "valid".to_owned(),
             svid_distrust: None,
             svid_failures: 0,
+            svid_source: "authority".to_owned(),
+            svid_error: None,
             epoch: 4,
             uptime_ms: 61_500,
             links_up: 1,

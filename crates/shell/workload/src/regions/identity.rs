@@ -18,6 +18,8 @@ pub struct Given {
     pub from: Option<usize>,
     /// Whether that region is the active one and stands by it.
     pub serving: Serving,
+    /// What keeps the active region from standing by it; absent also between a change of region and its first answer.
+    pub problem: Option<ClientError>,
 }
 
 /// Where the context comes from.
@@ -73,7 +75,10 @@ impl Regions {
             let mut followed = client.follow_x509(now.clone());
             tokio::select! {
                 changed = active.changed() => {
-                    news.send_modify(|given| given.serving = given.serving.without_its_region());
+                    news.send_modify(|given| {
+                        given.serving = given.serving.without_its_region();
+                        given.problem = None;
+                    });
                     if changed.is_err() {
                         return;
                     }
@@ -127,7 +132,11 @@ impl Serving {
 
 /// Whether it changed what is served.
 fn take(given: &mut Given, region: usize, value: Option<Arc<X509Context>>, health: &Health) -> bool {
-    let before = (given.context.as_ref().map(Arc::as_ptr), given.from, given.serving);
+    let before = (given.context.as_ref().map(Arc::as_ptr), given.from, given.serving, given.problem.take());
+    given.problem = match health {
+        Health::Waiting | Health::Current => None,
+        Health::Failing(error) | Health::Refused(error) => Some(error.clone()),
+    };
     match (value, health) {
         (Some(context), health) => {
             given.context = Some(context);
@@ -136,11 +145,11 @@ fn take(given: &mut Given, region: usize, value: Option<Arc<X509Context>>, healt
         }
         // Taken back by the one who gave it.
         (None, Health::Failing(error) | Health::Refused(error)) if error.is_denial() && given.from == Some(region) => {
-            *given = Given::default();
+            *given = Given { problem: given.problem.take(), ..Given::default() };
         }
         (None, _) => given.serving = given.serving.without_its_region(),
     }
-    before != (given.context.as_ref().map(Arc::as_ptr), given.from, given.serving)
+    before != (given.context.as_ref().map(Arc::as_ptr), given.from, given.serving, given.problem.clone())
 }
 
 fn outcome(error: &ClientError) -> RpcOutcome {

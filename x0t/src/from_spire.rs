@@ -1,0 +1,262 @@
+//! A node whose identity SPIRE gives: which SVID is the node's, the first one before there is a node, each later one to the node
+//! that runs, and what is said to an operator who gets none.
+//!
+//! ```text
+//!  SPIRE agents ──► Regions (which of them) ──► Given ──► Follower (what it means for this node) ──► the node
+//! ```
+
+mod follower;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::post;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use x0t_identity::region_failover::{FailoverConfig, RegionMistakes, Scheme};
+use x0t_identity::{Bundle, Svid};
+use x0t_model::{SpiffeId, TrustDomain};
+use x0t_node::WorkloadApiNews;
+use x0t_runtime::clock::{Clock, seed};
+use x0t_runtime::daemon::Beside;
+use x0t_runtime::state_dir::MeshFile;
+use x0t_workload::client::{ClientConfig, ClientError, X509Context};
+use x0t_workload::regions::{Given, HealthProber, Regions, host_anchors};
+
+use crate::exit::{Exit, Failure};
+
+use follower::Follower;
+
+/// Which identity is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of this trust domain only.
+    pub trust_domain: Option<TrustDomain>,
+    /// Of the node of this name only.
+    pub name: Option<String>,
+}
+
+impl Wanted {
+    /// The identity of the node that `mesh` describes.
+    pub fn of(mesh: &MeshFile) -> Self {
+        Self { trust_domain: Some(mesh.trust_domain.clone()), name: Some(mesh.name.clone()) }
+    }
+
+    fn fits(&self, id: &SpiffeId) -> bool {
+        let named = |name: &str| self.name.as_deref().is_none_or(|wanted| wanted == name);
+        id.node_name().is_some_and(named) && self.trust_domain.as_ref().is_none_or(|wanted| wanted == id.trust_domain())
+    }
+
+    /// As an entry has to name it.
+    fn as_id(&self) -> String {
+        let domain = self.trust_domain.as_ref().map_or("TRUST-DOMAIN", TrustDomain::as_str);
+        format!("spiffe://{domain}/node/{}", self.name.as_deref().unwrap_or("NAME"))
+    }
+}
+
+/// Why none of the SVIDs that a process was given is the node's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoNode {
+    /// None has the form of a node's, or the name that is wanted.
+    #[error("it gives this process {}, and none of them is {wanted}", list(.given))]
+    None {
+        /// What there is.
+        given: Vec<SpiffeId>,
+        /// What was looked for.
+        wanted: String,
+    },
+    /// More than one fits.
+    #[error("it gives this process more than one identity of a node: {}", list(.0))]
+    Several(Vec<SpiffeId>),
+}
+
+fn list(ids: &[SpiffeId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The SVID that is a node's, and the bundle of its trust domain.
+pub fn choose(context: &X509Context, wanted: &Wanted) -> Result<(Svid, Bundle), NoNode> {
+    let ids = || context.svids().iter().map(|given| given.svid.spiffe_id().clone());
+    let fitting: Vec<&Svid> =
+        context.svids().iter().map(|given| &given.svid).filter(|svid| wanted.fits(svid.spiffe_id())).collect();
+    let none = || NoNode::None { given: ids().collect(), wanted: wanted.as_id() };
+    let svid = match fitting.as_slice() {
+        [svid] => *svid,
+        [] => return Err(none()),
+        several => return Err(NoNode::Several(several.iter().map(|svid| svid.spiffe_id().clone()).collect())),
+    };
+    // A message whose SVID does not lead to its own bundle was refused as a whole.
+    let bundle = context.bundles().get(svid.spiffe_id().trust_domain()).ok_or_else(none)?;
+    Ok((svid.clone(), Bundle::clone(bundle)))
+}
+
+/// An error with everything that caused it.
+pub fn in_one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The regions of `mesh`, checked.
+pub fn regions_of(mesh: &MeshFile) -> Result<FailoverConfig, Failure> {
+    mesh.regions.clone().into_config().map_err(|mistakes| mistaken(&mistakes))
+}
+
+/// What is wrong with regions, all of it.
+pub fn mistaken(mistakes: &RegionMistakes) -> Failure {
+    Failure::new(Exit::Usage, format!("the regions of SPIRE cannot be used:\n{mistakes}"))
+        .next("write them as NAME=ENDPOINT[|HEALTH-URL][|prio=N], separated by `;`")
+}
+
+/// SPIRE as it is used by one process. Ends when it is dropped.
+pub struct Source {
+    regions: Regions,
+    given: watch::Receiver<Given>,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Source {
+    /// Starts to check the regions and to follow the active one.
+    pub fn begin(config: FailoverConfig) -> anyhow::Result<Self> {
+        let is_https = |url: &x0t_identity::region_failover::HealthUrl| url.scheme == Scheme::Https;
+        let wants_tls = config.regions().iter().any(|region| region.health.as_ref().is_some_and(is_https));
+        let anchors =
+            wants_tls.then(|| host_anchors(None)).transpose().context("cannot make health checks by HTTPS")?;
+        let prober = HealthProber::new(anchors).context("cannot make health checks")?;
+        let (regions, driver) = Regions::new(config, seed()?);
+        let driver = tokio::spawn(driver.drive(prober));
+        let given = regions.follow_x509(ClientConfig::default(), || Clock.wall());
+        Ok(Self { regions, given, driver })
+    }
+
+    /// Whose SVID SPIRE gives to a node on this host, if it does so within `patience`.
+    ///
+    /// # Errors
+    /// Why it does not, with the line that changes it.
+    pub async fn identity(mut self, wanted: &Wanted, patience: Duration) -> Result<SpiffeId, Failure> {
+        let first = tokio::time::timeout(patience, self.first(wanted, |_| {})).await;
+        match first {
+            Ok((svid, _)) => Ok(svid.spiffe_id().clone()),
+            Err(_) => Err(self.why_not(wanted)),
+        }
+    }
+
+    /// The node's first SVID, however long it takes. Each new reason to wait is told.
+    pub async fn first(&mut self, wanted: &Wanted, tell: impl Fn(&Failure)) -> (Svid, Bundle) {
+        loop {
+            let context = self.given.borrow_and_update().context.clone();
+            if let Some(Ok(chosen)) = context.map(|context| choose(&context, wanted)) {
+                return chosen;
+            }
+            let said = self.given.borrow().clone();
+            if said.problem.is_some() || said.context.is_some() {
+                tell(&self.why_not(wanted));
+            }
+            if self.given.changed().await.is_err() {
+                // It follows for as long as somebody listens.
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn why_not(&self, wanted: &Wanted) -> Failure {
+        let given = self.given.borrow().clone();
+        let region = *self.regions.active().borrow();
+        let endpoint = self.regions.config().regions().get(region).map(|region| region.endpoint.to_string());
+        let endpoint = endpoint.unwrap_or_default();
+        if let Some(context) = given.context {
+            let failure = |because: NoNode| {
+                Failure::new(Exit::Denied, format!("SPIRE at {endpoint} gives this node no identity")).because(because)
+            };
+            return match choose(&context, wanted) {
+                Err(several @ NoNode::Several(_)) => failure(several).next("say which with `--name NAME`"),
+                Err(none) => failure(none).next(create_entry(wanted)),
+                Ok(_) => Failure::new(Exit::Error, format!("SPIRE at {endpoint} has only just answered"))
+                    .next("give the same command again"),
+            };
+        }
+        match given.problem {
+            Some(error) if error.is_denial() => {
+                Failure::new(Exit::Denied, format!("SPIRE at {endpoint} gives this process no identity"))
+                    .because(error)
+                    .next(create_entry(wanted))
+            }
+            Some(error @ ClientError::Content(_)) => {
+                Failure::new(Exit::Error, format!("what SPIRE at {endpoint} gives cannot be used")).because(error)
+            }
+            problem => {
+                let failure = Failure::new(Exit::Timeout, format!("SPIRE at {endpoint} does not answer"));
+                let failure = match problem {
+                    Some(error) => failure.because(error),
+                    None => failure,
+                };
+                failure.next("does its agent run, and is this its socket? name it with `--spire-socket unix:///PATH`")
+            }
+        }
+    }
+
+    /// What stands beside the node in place of an agent of its own: tells it of each SVID.
+    pub fn beside(self, me: &SpiffeId, beside: Beside) -> Router {
+        let Beside { node, mut stop, .. } = beside;
+        let mut follower = Follower::new(me, &self.given.borrow());
+        tokio::spawn(async move {
+            let mut source = self;
+            loop {
+                let given = source.given.borrow_and_update().clone();
+                if let Some(news) = follower.read(&given) {
+                    told(&news);
+                    if node.workload_api(news).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    changed = source.given.changed() => if changed.is_err() { return },
+                    // Nobody tells it to stop any more once whoever could is gone.
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+        });
+        routes()
+    }
+}
+
+fn told(news: &WorkloadApiNews) {
+    match news {
+        WorkloadApiNews::Given { svid, .. } => tracing::info!(?svid, "SPIRE gives the node's identity"),
+        WorkloadApiNews::Failing(reason) => tracing::warn!(reason, "SPIRE fails; the SVID in use is kept"),
+        WorkloadApiNews::Withdrawn(reason) => {
+            tracing::error!(reason, "SPIRE has taken the node's identity back; every session is closed");
+        }
+    }
+}
+
+/// The line that gives this node an identity.
+fn create_entry(wanted: &Wanted) -> String {
+    let id = wanted.as_id();
+    let uid = rustix::process::geteuid().as_raw();
+    format!(
+        "make an entry on the SPIRE server, as in `spire-server entry create -spiffeID {id} -parentID AGENT-ID -selector \
+         unix:uid:{uid}`; `spire-server agent list` names the agents. It is here within some seconds"
+    )
+}
+
+/// What a node without authority and agent says to whoever asks it for either.
+fn routes() -> Router {
+    let authority = || async {
+        (StatusCode::NOT_FOUND, "this node's identity is SPIRE's, and so are entries: ask the SPIRE server")
+    };
+    let explain = || async {
+        (
+            StatusCode::NOT_FOUND,
+            "processes of this host get their identities from the SPIRE agent: ask its log why, or why not",
+        )
+    };
+    Router::new().route("/api/v1/authority", post(authority)).route("/api/v1/identity/explain", post(explain))
+}

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 import spire
 from spire import TRUST_DOMAIN, PROCESSES, SVID_TTL, end, free_port, skip, start, wait_for
@@ -29,35 +30,39 @@ INTERVAL, THRESHOLD, TIMEOUT = 1.0, 3, 0.5
 
 
 class Region(spire.Region):
-    """A region that is administered by SPIRE's own program."""
+    """A region that is administered by `x0t … --authority spire`."""
 
-    def __init__(self, name, root, programs):
-        super().__init__(name, root, programs, None)
+    def __init__(self, name, root, programs, x0t):
+        super().__init__(name, root, programs, x0t)
         config = self.agent_dir / "agent.conf"
         paths = config.read_text().replace('"unix" { plugin_data { } }', '"unix" { plugin_data { discover_workload_path = true } }')
         config.write_text(paths)
 
-    def server_says(self, *words):
-        command = [self.programs / "spire-server", *words, "-socketPath", self.server_dir / "api.sock"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    def x0t(self, *words, code=0):
+        """A command to the server, by its own socket."""
+        command = [self.tool, *words, "--spire-server", f"unix://{self.server_dir}/api.sock", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={"HOME": str(self.root), "PATH": os.environ["PATH"]})
+        assert code is None or done.returncode == code, f"x0t {words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout) if done.stdout else done.stderr
+
+    def is_serving(self):
+        said = self.x0t("spire", "health", code=None)
+        return isinstance(said, dict) and said["serving"]
 
     def start_server(self):
         self.server = start([self.programs / "spire-server", "run", "-config", self.server_dir / "server.conf"], self.log)
-        wait_for(f"server of {self.name} serves", lambda: self.server_says("healthcheck").returncode == 0, 30)
+        wait_for(f"server of {self.name} serves", self.is_serving, 30)
 
     def join_agent(self):
-        said = self.server_says("token", "generate", "-spiffeID", HOST, "-output", "json")
-        assert said.returncode == 0, said
-        self.start_agent(json.loads(said.stdout)["value"])
+        self.start_agent(self.x0t("spire", "token", "--alias", HOST)["token"])
+        wait_for(f"agent of {self.name} is listed", lambda: self.x0t("spire", "agents"), 20)
 
-    def create_entry(self, node):
-        said = self.server_says("entry", "create", "-parentID", HOST, "-spiffeID", node.id, "-selector", f"unix:path:{node.x0t}", "-output", "json")
-        assert said.returncode == 0, said
-        return json.loads(said.stdout)["results"][0]["entry"]["id"]
+    def create_entry(self, node, code=0):
+        said = self.x0t("entry", "create", node.id, "--authority", "spire", "--parent", HOST, "--selector", f"unix:path:{node.x0t}", code=code)
+        return said["id"] if code == 0 else said
 
     def delete_entry(self, entry):
-        said = self.server_says("entry", "delete", "-entryID", entry)
-        assert said.returncode == 0, said
+        assert self.x0t("entry", "delete", entry, "--authority", "spire")["deleted"] == entry
 
 
 class Node:
@@ -87,6 +92,10 @@ class Node:
 
     def state(self):
         return self.status()["svid_state"]
+
+    def metrics(self):
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=5) as answer:
+            return answer.read().decode()
 
     def log(self):
         path = self.dir / "state" / "x0t.log"
@@ -118,7 +127,7 @@ class Pinger:
 
 def identities(root, programs, x0t, nodes):
     spire.upstream_ca(root)
-    eu, us = (Region(name, root, programs) for name in ("eu", "us"))
+    eu, us = (Region(name, root, programs, x0t) for name in ("eu", "us"))
     alpha, beta = nodes
     for region in (eu, us):
         region.start_server()
@@ -132,6 +141,7 @@ def identities(root, programs, x0t, nodes):
     print("ok  without an entry `x0t up` says so, with the line that makes one, and leaves nothing behind")
 
     entries = {(region.name, node.name): region.create_entry(node) for region in (eu, us) for node in nodes}
+    administration(eu, entries, alpha)
     began = time.monotonic()
     alpha.up("--identity", "spire", "--spire-regions", regions, *failover, "--wait", "20s")
     print(f"ok  alpha is {alpha.id}, {time.monotonic() - began:.1f} s after its entry (the agent asks its server every 5 s)")
@@ -160,6 +170,103 @@ def identities(root, programs, x0t, nodes):
     assert not lost, f"{len(lost)} of {sent} echoes lost while SVIDs of {SVID_TTL} s were renewed: {lost[:3]}"
     print(f"ok  three renewals of SVIDs of {SVID_TTL} s by both nodes, 0 of {sent} echoes lost")
     return eu, us, entries
+
+
+def administration(region, entries, node):
+    entry = entries[region.name, node.name]
+    assert "same identity" in region.create_entry(node, code=6), "the same entry twice"
+    assert [e["spiffe_id"] for e in region.x0t("entry", "list", "--authority", "spire")].count(node.id) == 1
+    assert region.x0t("entry", "show", entry, "--authority", "spire")["selectors"] == [f"unix:path:{node.x0t}"]
+    unknown = "00000000-0000-4000-8000-000000000000"
+    for command in ("show", "delete"):
+        assert "has no entry" in region.x0t("entry", command, unknown, "--authority", "spire", code=2)
+    assert region.x0t("spire", "bundle")["trust_domain"] == TRUST_DOMAIN
+    keys = region.x0t("authority", "status", "--authority", "spire")
+    prepared = region.x0t("authority", "prepare", "--kind", "jwt", "--authority", "spire")["key"]["id"]
+    region.x0t("authority", "taint", prepared, "--authority", "spire", code=6)
+    region.x0t("authority", "activate", "--kind", "jwt", "--authority", "spire")
+    old = region.x0t("authority", "status", "--authority", "spire")["jwt"]["old"]["id"]
+    assert old == keys["jwt"]["active"]["id"], (old, keys)
+    region.x0t("authority", "taint", old, "--authority", "spire")
+    region.x0t("authority", "revoke", old, "--authority", "spire")
+    region.x0t("authority", "revoke", old, "--authority", "spire", code=2)
+    print("ok  `x0t … --authority spire`: entries listed, shown, refused twice; a JWT key prepared, activated, tainted, revoked")
+
+
+class Events:
+    """What a node tells of regions, with the time at which it was read."""
+
+    def __init__(self, node):
+        self.said, self.ended = [], 0
+        self.process = subprocess.Popen([node.x0t, "events", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=node.env)
+        PROCESSES.append(self.process)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.process.stdout:
+            news = json.loads(line)
+            self.ended += news["event"] == "svid_expiring" and news["left_s"] == 0
+            if news["event"] == "region":
+                self.said.append((time.time(), news))
+
+    def wait(self, change, region, since, seconds):
+        def found():
+            return [at for at, news in self.said if at >= since and (news["change"], news["region"]) == (change, region)]
+
+        return wait_for(f"{change} {region}; so far {self.said[-4:]}", found, seconds)[0]
+
+
+def regions_stand_in(eu, us, nodes):
+    alpha, beta = nodes
+    report = alpha.json("regions", "status")
+    assert (report["active"], report["status"], report["serving"], report["given_by"]) == ("eu", "ok", "live", "eu"), report
+    assert report["interval_ms"] == INTERVAL * 1000 and report["threshold"] == THRESHOLD and report["identities"] == [alpha.id], report
+    assert "healthy" in alpha.run("regions", "status").stdout
+    events, pinger, limit = Events(alpha), Pinger(beta, "alpha"), THRESHOLD * INTERVAL + 1
+    wait_for("events are read", lambda: pinger.sent > 5, 10)
+
+    stopped = time.time()
+    eu.agent.send_signal(spire.signal.SIGSTOP)
+    took = events.wait("failed_over", "us", stopped, 10) - stopped
+    assert took <= limit, f"{took:.2f} s, promised {limit}"
+    wait_for("us gives", lambda: alpha.json("regions", "status", code=3)["given_by"] == "us", 5)
+    metrics = alpha.metrics()
+    assert 'x0t_spire_region_active{region="us"} 1' in metrics and "x0t_spire_failovers_total 1" in metrics, metrics
+    resumed = time.time()
+    eu.agent.send_signal(spire.signal.SIGCONT)
+    back = events.wait("failed_back", "eu", resumed, 40) - resumed
+    print(f"ok  an agent that hangs is left after {took:.2f} s (promised {limit:.0f} s), come back to {back:.1f} s after it is well")
+
+    killed = time.time()
+    end(eu.agent)
+    took = events.wait("failed_over", "us", killed, 10) - killed
+    assert took <= limit, f"{took:.2f} s, promised {limit}"
+    (eu.agent_dir / "agent.sock").unlink(missing_ok=True)
+    restarted = time.time()
+    eu.start_agent()
+    back = events.wait("failed_back", "eu", restarted, 60) - restarted
+    print(f"ok  an agent that is killed is left after {took:.2f} s, come back to {back:.1f} s after it is started again")
+
+    killed = time.time()
+    end(eu.server)
+    took = events.wait("failed_over", "us", killed, SVID_TTL + 10) - killed
+    report = alpha.json("regions", "status", code=3)
+    region = report["regions"][0]
+    assert region["last_failure"] == "not_renewing", report
+    wait_for("us gives", lambda: alpha.json("regions", "status", code=3)["given_by"] == "us", 5)
+    assert alpha.state() in ("valid", "degraded"), alpha.status()
+    wait_for("all is well with us", lambda: all(node.state() == "valid" for node in nodes), 20)
+    print(f"ok  an agent that has lost its server is left after {took:.1f} s, before its SVIDs of {SVID_TTL} s end")
+    restarted = time.time()
+    eu.start_server()
+    back = events.wait("failed_back", "eu", restarted, 120) - restarted
+    print(f"ok  and come back to {back:.1f} s after its server is started again")
+
+    sent, lost = pinger.stop()
+    events.process.terminate()
+    assert not events.ended, "an SVID ended although a region was well"
+    assert not lost, f"{len(lost)} of {sent} echoes lost: {lost[:3]}"
+    print(f"ok  through all of this 0 of {sent} echoes were lost, and no SVID had ended")
 
 
 def withdrawal(eu, us, entries, nodes):
@@ -205,6 +312,7 @@ def scenario(root, programs, x0t):
     nodes = [Node(name, root, x0t) for name in ("alpha", "beta")]
     try:
         eu, us, entries = identities(root, programs, x0t, nodes)
+        regions_stand_in(eu, us, nodes)
         withdrawal(eu, us, entries, nodes)
         all_away(eu, us, nodes)
     except BaseException:

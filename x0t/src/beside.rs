@@ -331,7 +331,13 @@ fn routes(shared: Shared) -> Router {
         .route("/api/v1/federation", post(federation::ask))
         .route("/api/v1/identity/explain", post(explain_process))
         .route("/api/v1/identity/workloads", get(async |State(shared): State<Shared>| Json(shared.workloads())))
+        .route("/api/v1/regions", get(no_regions))
         .with_state(shared)
+}
+
+async fn no_regions() -> Response {
+    let text = "this node gets its identity from the authority of its mesh; only SPIRE's has regions";
+    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 async fn ask_authority(State(shared): State<Shared>, Json(request): Json<OperatorRequest>) -> Response {

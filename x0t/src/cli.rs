@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use x0t_identity::ca_life::KeyId;
 use x0t_identity::{EntryId, Selector};
 use x0t_model::{SpiffeId, TrustDomain};
 use x0t_netstack::spec::{Destination, Exposure, Local, MeshPort};
@@ -23,7 +22,9 @@ pub use cert::{CertAction, VerifyArgs};
 pub use environment::{default_state_dir, no_color, seal_key_file, workload_api_of_host};
 pub use federation::{BundleAction, FederationAction, FederationCreateArgs, ProfileArg};
 pub use parse::{CriticalSetting, Endpoint, HttpSetting, NodeName, Optional, PeerAddress, SocksSetting, TunSetting};
-pub use spire::{IdentityArg, SpireArgs};
+pub use spire::{
+    AuthorityArg, IdentityArg, KeeperArgs, RegionsAction, SpireAction, SpireArgs, SpireCommand, SpireServerArgs,
+};
 
 /// What `x0t --help` lists: the commands in the order in which a person meets them.
 /// A test holds this list against the commands that exist.
@@ -49,6 +50,8 @@ Give processes an identity:
   identity    Explain why a process gets an identity, or none
   svid        Show this process's own identity, or keep it in files
   authority   See and replace the keys that sign for the mesh
+  spire       Administer a SPIRE server: agents, tokens, bundle, health
+  regions     See which region of SPIRE gives this node its identity
   bundle      The keys to believe: this mesh's, and those of other trust domains
   federation  Keep the bundles of other trust domains up to date
   cert        Show, judge and pin certificates in files
@@ -169,12 +172,15 @@ pub enum Action {
     /// The single-use tokens that let nodes join.
     #[command(subcommand)]
     Token(TokenAction),
-    /// Which processes of which nodes get which identity. Only the mesh's authority keeps entries.
-    #[command(subcommand)]
-    Entry(EntryAction),
+    /// Which processes of which nodes get which identity. The mesh's authority keeps entries, or a SPIRE server.
+    Entry(EntryArgs),
     /// The keys that sign for the mesh: what they are, what comes next, and how to replace them.
+    Authority(AuthorityArgs),
+    /// A SPIRE server of this host: its agents, its tokens for agents, its bundle, its health.
+    Spire(SpireCommand),
+    /// The regions of SPIRE, for a node whose identity is SPIRE's.
     #[command(subcommand)]
-    Authority(AuthorityAction),
+    Regions(RegionsAction),
     /// Trust bundles: the keys of this mesh for others, and those of other trust domains for this mesh.
     #[command(subcommand)]
     Bundle(BundleAction),
@@ -468,6 +474,15 @@ pub struct TokenCreateArgs {
 }
 
 /// `x0t entry …`.
+#[derive(Debug, Args)]
+pub struct EntryArgs {
+    #[command(flatten)]
+    pub keeper: KeeperArgs,
+    #[command(subcommand)]
+    pub action: EntryAction,
+}
+
+/// `x0t entry …`.
 #[derive(Debug, Subcommand)]
 pub enum EntryAction {
     /// Give an identity to processes: to those of which all the selectors hold.
@@ -499,8 +514,8 @@ pub struct EntryCreateArgs {
     /// What has to hold of a process, as in unix:uid:1000, unix:path:/usr/bin/web or systemd:unit:web.service; may be repeated.
     #[arg(short, long = "selector", value_name = "KIND:VALUE", required = true)]
     pub selectors: Vec<Selector>,
-    /// On which node, by name or SPIFFE ID, or `any` [default: this node].
-    #[arg(long, value_name = "NODE|any")]
+    /// On which node, by name or SPIFFE ID, or `any` [default: this node]. For SPIRE: below which agent, by SPIFFE ID.
+    #[arg(long, visible_alias = "parent", value_name = "NODE|any")]
     pub node: Option<String>,
     /// Life of its X.509-SVIDs, from 10s to 24h [default: that of the mesh].
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
@@ -520,6 +535,15 @@ pub struct EntryCreateArgs {
     /// The entry ends after this long.
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub expires_in: Option<Duration>,
+}
+
+/// `x0t authority …`.
+#[derive(Debug, Args)]
+pub struct AuthorityArgs {
+    #[command(flatten)]
+    pub keeper: KeeperArgs,
+    #[command(subcommand)]
+    pub action: AuthorityAction,
 }
 
 /// `x0t authority …`.
@@ -549,12 +573,12 @@ pub enum AuthorityAction {
     /// Distrust an authority that no longer signs: everything it has signed is replaced at once.
     Taint {
         /// As in `x0t authority status`.
-        key_id: KeyId,
+        key_id: String,
     },
     /// Take a tainted authority out of the bundle. Refused while live nodes hold SVIDs of it, unless forced.
     Revoke {
         /// As in `x0t authority status`.
-        key_id: KeyId,
+        key_id: String,
         /// Leave nodes behind that still hold its SVIDs.
         #[arg(long)]
         force: bool,

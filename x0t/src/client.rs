@@ -13,6 +13,7 @@ use x0t_workload::explain::Explanation;
 
 use crate::beside::{ExplainRequest, FederationAsk, WorkloadsView};
 use crate::exit::{Exit, Failure};
+use crate::from_spire::RegionsReport;
 use crate::output::Names;
 use crate::start::state_dir_failure;
 
@@ -110,6 +111,11 @@ impl Client {
             Err(AdminError::Failed { status: 404, .. }) => Ok(None),
             Err(error) => Err(self.failure(error)),
         }
+    }
+
+    /// Which regions of SPIRE there are, and which is in use.
+    pub async fn regions(&self) -> Result<RegionsReport, Failure> {
+        self.admin.look("/api/v1/regions").await.map_err(|error| self.beside(error))
     }
 
     /// What those who stand beside the node say when they cannot.

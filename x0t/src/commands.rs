@@ -17,7 +17,9 @@ mod identity;
 mod join;
 mod peer;
 mod ping;
+mod regions;
 mod run;
+mod spire;
 mod svid;
 mod token;
 mod trace;
@@ -59,12 +61,14 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Up(args) => up::run(&context, args).await,
         Action::Join(args) => join::run(&context, args).await,
         Action::Token(action) => token::run(&context, action).await,
-        Action::Entry(action) => entry::run(&context, action).await,
-        Action::Authority(action) => authority::run(&context, action).await,
+        Action::Entry(args) => entry::run(&context, args).await,
+        Action::Authority(args) => authority::run(&context, args).await,
+        Action::Spire(command) => spire::run(&context, command).await,
         Action::Bundle(action) => bundle::run(&context, action).await,
         Action::Federation(action) => federation::run(&context, action).await,
         Action::Identity(action) => identity::run(&context, action).await,
         Action::Svid(action) => svid::run(&context, action).await,
+        Action::Regions(action) => regions::run(&context, action).await,
         Action::Cert(action) => cert::run(&context, action),
         Action::Down => down::run(&context).await,
         Action::Run(args) => run::run(&context, args).await,

@@ -6,13 +6,15 @@
 //! ```
 
 mod follower;
+mod report;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use x0t_identity::region_failover::{FailoverConfig, RegionMistakes, Scheme};
@@ -21,6 +23,7 @@ use x0t_model::{SpiffeId, TrustDomain};
 use x0t_node::WorkloadApiNews;
 use x0t_runtime::clock::{Clock, seed};
 use x0t_runtime::daemon::Beside;
+use x0t_runtime::readings::Readings;
 use x0t_runtime::state_dir::MeshFile;
 use x0t_workload::client::{ClientConfig, ClientError, X509Context};
 use x0t_workload::regions::{Given, HealthProber, Regions, host_anchors};
@@ -28,6 +31,7 @@ use x0t_workload::regions::{Given, HealthProber, Regions, host_anchors};
 use crate::exit::{Exit, Failure};
 
 use follower::Follower;
+pub use report::RegionsReport;
 
 /// Which identity is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -206,6 +210,8 @@ impl Source {
     pub fn beside(self, me: &SpiffeId, beside: Beside) -> Router {
         let Beside { node, mut stop, .. } = beside;
         let mut follower = Follower::new(me, &self.given.borrow());
+        let mut events = self.regions.events();
+        let routes = routes(self.regions.clone(), self.given.clone());
         tokio::spawn(async move {
             let mut source = self;
             loop {
@@ -218,12 +224,24 @@ impl Source {
                 }
                 tokio::select! {
                     changed = source.given.changed() => if changed.is_err() { return },
+                    event = events.recv() => {
+                        // Who falls behind loses the oldest; the state itself is always there to be asked for.
+                        if let Ok(event) = event {
+                            node.tell(report::news(event));
+                        }
+                    }
                     // Nobody tells it to stop any more once whoever could is gone.
                     _ = stop.wait_for(|stop| *stop) => return,
                 }
             }
         });
-        routes()
+        routes
+    }
+
+    /// What is counted of the regions.
+    pub fn readings(&self) -> Readings {
+        let regions = self.regions.clone();
+        Arc::new(move || report::readings(&regions.view()))
     }
 }
 
@@ -242,13 +260,14 @@ fn create_entry(wanted: &Wanted) -> String {
     let id = wanted.as_id();
     let uid = rustix::process::geteuid().as_raw();
     format!(
-        "make an entry on the SPIRE server, as in `spire-server entry create -spiffeID {id} -parentID AGENT-ID -selector \
-         unix:uid:{uid}`; `spire-server agent list` names the agents. It is here within some seconds"
+        "make an entry on the SPIRE server's host: `x0t entry create {id} --authority spire --parent AGENT-ID --selector \
+         unix:uid:{uid}`, or with SPIRE's own program `spire-server entry create -spiffeID {id} -parentID AGENT-ID -selector \
+         unix:uid:{uid}`; `x0t spire agents` names the agents. It is here within some seconds"
     )
 }
 
 /// What a node without authority and agent says to whoever asks it for either.
-fn routes() -> Router {
+fn routes(regions: Regions, given: watch::Receiver<Given>) -> Router {
     let authority = || async {
         (StatusCode::NOT_FOUND, "this node's identity is SPIRE's, and so are entries: ask the SPIRE server")
     };
@@ -258,5 +277,9 @@ fn routes() -> Router {
             "processes of this host get their identities from the SPIRE agent: ask its log why, or why not",
         )
     };
-    Router::new().route("/api/v1/authority", post(authority)).route("/api/v1/identity/explain", post(explain))
+    let regions = move || async move { Json(RegionsReport::of(&regions, &given.borrow())) };
+    Router::new()
+        .route("/api/v1/authority", post(authority))
+        .route("/api/v1/identity/explain", post(explain))
+        .route("/api/v1/regions", get(regions))
 }

@@ -17,8 +17,8 @@ use serde::Serialize;
 pub use forwarding::{exposures, forwards};
 pub use names::{Names, hop_name};
 pub use progress::Progress;
-pub use table::table;
-pub use units::{millis, span, time_of_day};
+pub use table::{state, table};
+pub use units::{ago, millis, span, time_of_day};
 pub use views::{distrust, peers, routes, sessions, status, trace, workloads};
 
 use crate::cli::{ColorChoice, Global, no_color};

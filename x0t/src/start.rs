@@ -136,7 +136,13 @@ pub async fn run(dir: StateDir, settings: MeshFile) -> anyhow::Result<()> {
         None => (None, Box::new(move |beside| beside::start(home.recv()?, beside))),
         Some((source, given)) => {
             let me = given.0.spiffe_id().clone();
-            (Some(given), Box::new(move |beside| Ok(Additions { routes: source.beside(&me, beside), readings: None })))
+            (
+                Some(given),
+                Box::new(move |beside| {
+                    let readings = Some(source.readings());
+                    Ok(Additions { routes: source.beside(&me, beside), readings })
+                }),
+            )
         }
     };
     let config = DaemonConfig {

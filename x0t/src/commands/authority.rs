@@ -1,18 +1,22 @@
 //! `x0t authority status|plan|prepare|import|activate|taint|revoke`.
 
 use comfy_table::Cell;
-use x0t_identity::ca_life::{AuthorityKind, CaStatus, Step};
+use x0t_identity::ca_life::{AuthorityKind, CaStatus, KeyId, ParseKeyIdError, Step};
 use x0t_identity::{OperatorAnswer, OperatorRequest};
 use x0t_model::UnixTime;
 use x0t_runtime::clock::Clock;
 
-use super::Context;
-use crate::cli::{AuthorityAction, KindArg};
+use super::{Context, spire};
+use crate::cli::{AuthorityAction, AuthorityArg, AuthorityArgs, KindArg};
 use crate::exit::{Exit, Failure};
 use crate::output::{Style, span, table};
 use crate::upstream;
 
-pub async fn run(context: &Context, action: AuthorityAction) -> anyhow::Result<Exit> {
+pub async fn run(context: &Context, args: AuthorityArgs) -> anyhow::Result<Exit> {
+    let AuthorityArgs { keeper, action } = args;
+    if keeper.authority == AuthorityArg::Spire {
+        return spire::keys(context, &keeper.server, action).await;
+    }
     let request = match action {
         AuthorityAction::Status => OperatorRequest::AuthorityStatus,
         AuthorityAction::Plan => OperatorRequest::AuthorityPlan,
@@ -22,8 +26,10 @@ pub async fn run(context: &Context, action: AuthorityAction) -> anyhow::Result<E
             OperatorRequest::ImportAuthority { chain: files.chain, key: files.key, roots: files.roots }
         }
         AuthorityAction::Activate { kind, force } => OperatorRequest::ActivateAuthority { kind: kind.into(), force },
-        AuthorityAction::Taint { key_id } => OperatorRequest::TaintAuthority { key_id },
-        AuthorityAction::Revoke { key_id, force } => OperatorRequest::RevokeAuthority { key_id, force },
+        AuthorityAction::Taint { key_id } => OperatorRequest::TaintAuthority { key_id: parse(&key_id)? },
+        AuthorityAction::Revoke { key_id, force } => {
+            OperatorRequest::RevokeAuthority { key_id: parse(&key_id)?, force }
+        }
     };
     let is_import = matches!(request, OperatorRequest::ImportAuthority { .. });
     let now = Clock.wall();
@@ -52,6 +58,14 @@ pub async fn run(context: &Context, action: AuthorityAction) -> anyhow::Result<E
         }
     }
     Ok(Exit::Ok)
+}
+
+fn parse(key_id: &str) -> Result<KeyId, Failure> {
+    key_id.parse().map_err(|error: ParseKeyIdError| {
+        Failure::new(Exit::Usage, format!("`{key_id}` names no key"))
+            .because(error)
+            .next("see them all with `x0t authority status`")
+    })
 }
 
 impl From<KindArg> for AuthorityKind {

@@ -6,13 +6,17 @@ use x0t_identity::{Entry, EntryId, EntrySpec, OperatorAnswer, OperatorRequest, P
 use x0t_model::{SpiffeId, TrustDomain, UnixTime};
 use x0t_runtime::clock::Clock;
 
-use super::Context;
-use crate::cli::{EntryAction, EntryCreateArgs};
+use super::{Context, spire};
+use crate::cli::{AuthorityArg, EntryAction, EntryArgs, EntryCreateArgs};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::{span, table};
 
-pub async fn run(context: &Context, action: EntryAction) -> anyhow::Result<Exit> {
+pub async fn run(context: &Context, args: EntryArgs) -> anyhow::Result<Exit> {
+    let EntryArgs { keeper, action } = args;
+    if keeper.authority == AuthorityArg::Spire {
+        return spire::entries(context, &keeper.server, action).await;
+    }
     let client = context.client();
     match action {
         EntryAction::Create(args) => create(context, &client, args).await?,
@@ -44,9 +48,9 @@ pub async fn run(context: &Context, action: EntryAction) -> anyhow::Result<Exit>
 }
 
 #[derive(Serialize)]
-struct Deleted<'a> {
-    deleted: &'a EntryId,
-    revoked: Option<Revoked>,
+pub struct Deleted<'a> {
+    pub deleted: &'a EntryId,
+    pub revoked: Option<Revoked>,
 }
 
 /// What was put on the revocation list.
@@ -88,16 +92,7 @@ async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> an
         }
         Some(name) => Parent::Node(SpiffeId::node(domain, name).map_err(|error| usage("--node", name, &error))?),
     };
-    let selectors = Selectors::new(args.selectors).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    let spec = EntrySpec {
-        x509_ttl: args.x509_ttl,
-        jwt_ttl: args.jwt_ttl,
-        dns_names: args.dns_names,
-        federates_with: args.federates_with.into_iter().collect(),
-        hint: args.hint,
-        expires_at: args.expires_in.map(|after| Clock.wall() + after),
-        ..EntrySpec::new(full_id(&args.spiffe_id, domain)?, parent, selectors)
-    };
+    let spec = spec(args, parent, domain)?;
     match client.authority(&OperatorRequest::CreateEntry(spec)).await? {
         OperatorAnswer::Entry { entry } => {
             context.out.result(&entry, |_| describe(&entry))?;
@@ -105,6 +100,20 @@ async fn create(context: &Context, client: &Client, args: EntryCreateArgs) -> an
         }
         other => Err(not_done(other, "created").into()),
     }
+}
+
+/// What the flags say.
+pub fn spec(args: EntryCreateArgs, parent: Parent, domain: &TrustDomain) -> Result<EntrySpec, Failure> {
+    let selectors = Selectors::new(args.selectors).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    Ok(EntrySpec {
+        x509_ttl: args.x509_ttl,
+        jwt_ttl: args.jwt_ttl,
+        dns_names: args.dns_names,
+        federates_with: args.federates_with.into_iter().collect(),
+        hint: args.hint,
+        expires_at: args.expires_in.map(|after| Clock.wall() + after),
+        ..EntrySpec::new(full_id(&args.spiffe_id, domain)?, parent, selectors)
+    })
 }
 
 /// An entry may be there before the bundles that it names; whoever made a typing error should hear of it.
@@ -125,7 +134,7 @@ async fn warn_of_missing_bundles(context: &Context, client: &Client, entry: &Ent
 }
 
 /// `/web`, `web` or a whole SPIFFE ID.
-fn full_id(text: &str, domain: &TrustDomain) -> Result<SpiffeId, Failure> {
+pub fn full_id(text: &str, domain: &TrustDomain) -> Result<SpiffeId, Failure> {
     let full = if text.contains("://") {
         text.to_owned()
     } else {
@@ -150,7 +159,8 @@ fn row(entry: &Entry) -> Vec<Cell> {
     vec![Cell::new(&entry.id), Cell::new(&entry.spec.spiffe_id), Cell::new(parent), Cell::new(selectors.join(", "))]
 }
 
-fn describe(entry: &Entry) -> String {
+/// An entry, a line for each thing that it says.
+pub fn describe(entry: &Entry) -> String {
     let spec = &entry.spec;
     let mut lines = vec![
         format!("entry      {}", entry.id),

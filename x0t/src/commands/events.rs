@@ -113,7 +113,25 @@ fn describe(what: &What, names: &Names, style: Style) -> String {
         }
         What::NodeJoined { spiffe_id } => style.green(&format!("{spiffe_id} joined")),
         What::SvidWithdrawn { reason } => style.red(&format!("the identity was taken back: {reason}")),
+        What::Region { change, region, from, reason } => {
+            region_news(change, region, from.as_deref(), reason.as_deref(), style)
+        }
         What::Refused { reason } => style.yellow(&format!("refused: {reason}")),
+    }
+}
+
+fn region_news(change: &str, region: &str, from: Option<&str>, reason: Option<&str>, style: Style) -> String {
+    let (from, reason) = (from.unwrap_or("another"), reason.map(|reason| format!(": {reason}")).unwrap_or_default());
+    match change {
+        "failed_over" => {
+            style.yellow(&format!("identities come from region {region}, since {from} has failed{reason}"))
+        }
+        "failed_back" => style.green(&format!("identities come from region {region} again, not from {from}")),
+        "down" => style.yellow(&format!("region {region} is down{reason}")),
+        "up" => style.green(&format!("region {region} is up again")),
+        "all_down" => style.red(&format!("no region answers; what {region} gave is used until it ends")),
+        "recovered" => style.green(&format!("region {region} answers again")),
+        other => format!("region {region}: {other}{reason}"),
     }
 }
 

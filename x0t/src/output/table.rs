@@ -28,8 +28,8 @@ pub fn table(style: Style, header: &[&str], right: &[&str], rows: Vec<Vec<Cell>>
 /// A cell in the colour of the state it names.
 pub fn state(state: &str) -> Cell {
     let color = match state {
-        "up" | "established" | "valid" | "direct" => Color::Green,
-        "suspect" | "handshaking" | "draining" | "renewing" | "degraded" => Color::Yellow,
+        "up" | "established" | "valid" | "direct" | "healthy" => Color::Green,
+        "suspect" | "handshaking" | "draining" | "renewing" | "degraded" | "failing" => Color::Yellow,
         "down" | "unreachable" | "critical" | "expired" => Color::Red,
         _ => return Cell::new(state),
     };

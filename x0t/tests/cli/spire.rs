@@ -72,6 +72,12 @@ fn two_nodes_of_one_workload_api_make_a_mesh_follow_its_renewals_and_stop_when_i
     }
     assert!(alpha.x0t("status").ok().stdout.contains("from SPIRE"));
     assert!(alpha.x0t("doctor --json").stdout.contains("SVID from SPIRE"));
+    let regions = alpha.x0t("regions status --json").ok().json();
+    assert_eq!(
+        (&regions["status"], &regions["serving"], &regions["given_by"]),
+        (&"ok".into(), &"live".into(), &"local".into())
+    );
+    assert!(alpha.x0t("regions status").ok().stdout.starts_with("local for "));
     alpha.x0t("token create").code(1).says(&["needs no tokens"]);
     alpha.x0t("entry list").code(6).says(&["SPIRE"]);
     alpha.x0t("up --identity authority").code(1).says(&["decided when it is created"]);
@@ -115,4 +121,23 @@ fn settings_of_spire_that_make_no_sense_are_refused_before_anything_is_made() {
     alpha.up("mesh.test").ok();
     alpha.x0t("down").ok();
     up("--spire-socket unix:///x").code(2).says(&["from the authority of its mesh"]);
+}
+
+#[test]
+fn a_spire_server_that_is_not_there_and_a_node_without_regions_say_so() {
+    let alpha = Host::new("alpha");
+    let nowhere = "--spire-server unix:///nowhere/api.sock";
+    for command in
+        ["spire health", "spire agents", "entry list --authority spire", "authority status --authority spire"]
+    {
+        alpha.x0t(&format!("{command} {nowhere}")).code(4).says(&["is not available", "--spire-server"]);
+    }
+    alpha.x0t("spire health --spire-server tcp://127.0.0.1:1").code(2).says(&["Unix socket"]);
+    let entry = "entry create spiffe://spire.test/web --selector unix:uid:1 --authority spire";
+    alpha.x0t(&format!("{entry} {nowhere}")).code(2).says(&["below an agent", "--parent"]);
+    alpha.x0t("authority plan --authority spire").code(2).says(&["status"]);
+    alpha.x0t("regions status").code(4).says(&["holds no node"]);
+    alpha.up("mesh.test").ok();
+    alpha.x0t("regions status").code(6).says(&["only SPIRE's has regions"]);
+    alpha.x0t("authority taint xyz").code(2).says(&["names no key"]);
 }

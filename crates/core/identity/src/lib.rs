@@ -95,7 +95,7 @@ pub use jwt_cache::{
 pub use keys::{AwsLcKeys, KeyError, KeySource, PrivateKey, SeededKeys};
 pub use leaf_rules::Leaf;
 pub use rotation::{
-    AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView, SvidSource,
+    AdoptError, Failure, Rotation, RotationConfig, RotationEvent, RotationStatus, RotationView, SvidSource, overdue_at,
 };
 pub use seal::{SealKey, SealKeyId, SealedKey, UnsealError};
 pub use secret::Secret;

@@ -14,6 +14,9 @@
 //! Nobody answers: stay, and say so ([`RegionEvent::AllDown`]). What is cached is served all the while; this machine only
 //! chooses whom to ask next.
 //!
+//! A region may answer every check and yet be of no use: an agent that has lost its server renews nothing. Whoever holds its SVIDs
+//! says so ([`RegionFailover::handle_stale`]), and its good checks count as failed until it renews again.
+//!
 //! # Why it does not flap
 //!
 //! Leaving a region takes several failures in a row; coming back takes several good checks *and* time. A region that was
@@ -29,7 +32,7 @@ mod view;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use x0t_model::{Entropy, Instant};
 
 pub use config::{
@@ -103,7 +106,7 @@ pub enum RegionEvent {
 }
 
 /// What has happened since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionStats {
     /// Checks asked for.
     pub checks: u64,
@@ -224,6 +227,13 @@ impl RegionFailover {
         }
     }
 
+    /// Whether what `region` gave is overdue for renewal. It decides nothing at once: the next checks do.
+    pub fn handle_stale(&mut self, region: usize, stale: bool) {
+        if let Some(state) = self.regions.get_mut(region) {
+            state.stale = stale;
+        }
+    }
+
     /// How a call to the service of `region` went. Only what shows that the service cannot be reached counts against it;
     /// being refused by it counts neither way.
     pub fn handle_rpc(&mut self, region: usize, outcome: RpcOutcome, now: Instant) {
@@ -231,6 +241,7 @@ impl RegionFailover {
         let Some(state) = self.regions.get_mut(region) else { return };
         match outcome {
             RpcOutcome::Refused => {}
+            RpcOutcome::Ok { .. } if state.stale => {}
             // A good call clears the count at once, but enters the last three checks no more often than failures do.
             RpcOutcome::Ok { .. } if !state.takes_passive(spacing, now) => {
                 state.consecutive_failures = 0;
@@ -279,6 +290,7 @@ impl RegionFailover {
     }
 
     fn record(&mut self, index: usize, outcome: CheckOutcome, now: Instant) {
+        let outcome = self.regions[index].judged_by_its_deeds(outcome);
         let change = self.regions[index].record(outcome, self.config.threshold, now);
         let region = self.regions[index].region.name.clone();
         match change {

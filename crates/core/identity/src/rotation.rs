@@ -18,6 +18,8 @@
 
 mod given;
 
+pub use given::overdue_at;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -63,6 +63,29 @@ fn a_region_that_hangs_is_left_within_three_intervals_and_one_second() {
 }
 
 #[test]
+fn a_region_that_answers_and_renews_nothing_is_left_in_time_and_come_back_to_when_it_renews() {
+    let mut world = World::of("eu us");
+    world.run(secs(200));
+    let stale_since = world.now;
+    world.failover.handle_stale(0, true);
+    world.run_until(|world| world.active() == "us");
+    assert!(world.now.since(stale_since) <= 3 * INTERVAL + TIMEOUT);
+    let reason = CheckFailure::NotRenewing;
+    assert!(world.events.contains(&RegionEvent::FailedOver { from: "eu".into(), to: "us".into(), reason }));
+    // Its calls go well, and are not what counts.
+    for _ in 0..100 {
+        world.run(secs(36));
+        let now = world.now;
+        world.failover.handle_rpc(0, RpcOutcome::Ok { latency: Some(LATENCY) }, now);
+    }
+    assert_eq!(world.active(), "us");
+    assert_eq!(world.view().regions[0].last_failure, Some(reason));
+    world.failover.handle_stale(0, false);
+    world.run(secs(200));
+    assert_eq!(world.active(), "eu");
+}
+
+#[test]
 fn a_slow_answer_is_no_answer() {
     let mut world = World::of("eu us");
     world.run(secs(100));

@@ -411,6 +411,17 @@ pub enum What {
         /// In its words.
         reason: String,
     },
+    /// The places that give the node its identity: another one is in use, or one has become better or worse.
+    Region {
+        /// `failed_over`, `failed_back`, `down`, `up`, `all_down` or `recovered`.
+        change: String,
+        /// The region that this is about; after a change of region, the one in use.
+        region: String,
+        /// The one before, after a change of region.
+        from: Option<String>,
+        /// What was found, where something failed.
+        reason: Option<String>,
+    },
     /// The wall clock jumped; the validity of certificates was judged anew.
     ClockJumped {
         /// Into the future, or into the past.

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use x0t_identity::{AuthorityAnswer, Bundle, Distrusted, Svid, Ticket};
 use x0t_model::{Instant, SpiffeId, UnixTime};
-use x0t_node::{CertificateDer, Command, Reply, View, WorkloadApiNews};
+use x0t_node::{CertificateDer, Command, NodeEvent, Reply, View, What, WorkloadApiNews};
 
+use crate::clock::Clock;
 use crate::event_loop::LoopStats;
 use crate::news::{News, Subscription};
 
@@ -174,6 +175,11 @@ impl NodeHandle {
     /// If the node has stopped.
     pub async fn workload_api(&self, news: WorkloadApiNews) -> Result<(), NoAnswer> {
         self.requests.send(Request::WorkloadApi(news)).await.map_err(|_| NoAnswer::Stopped)
+    }
+
+    /// Tells whoever reads the node's news what has happened beside it.
+    pub fn tell(&self, what: What) {
+        self.news.publish(NodeEvent { at: Clock.now(), what });
     }
 
     /// Reads the news from the next event on.

@@ -112,6 +112,11 @@ impl Regions {
         let _ = self.outcomes.try_send((region, outcome));
     }
 
+    /// Whether what a region gave is overdue for renewal.
+    fn set_stale(&self, region: usize, stale: bool) {
+        self.lock().handle_stale(region, stale);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, RegionFailover> {
         // Nothing between lock and unlock panics; were it so, the state is whole all the same.
         self.failover.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Why a region does not count as well. A bounded set: these are values of a metric's label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckFailure {
     /// Nothing listens there.
@@ -28,6 +28,8 @@ pub enum CheckFailure {
     Unavailable,
     /// A call ended with `DEADLINE_EXCEEDED`.
     DeadlineExceeded,
+    /// It answers, and has not renewed what it gave although that is overdue.
+    NotRenewing,
 }
 
 impl std::fmt::Display for CheckFailure {
@@ -42,6 +44,7 @@ impl std::fmt::Display for CheckFailure {
             Self::NameNotFound => f.write_str("host name has no address"),
             Self::Unreachable => f.write_str("cannot be reached"),
             Self::Unavailable => f.write_str("call ended with UNAVAILABLE"),
+            Self::NotRenewing => f.write_str("answers, but renews no SVIDs"),
             Self::DeadlineExceeded => f.write_str("call ended with DEADLINE_EXCEEDED"),
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct RegionState {
     /// check together. Taken by the first call of [`Self::schedule_next`].
     phase: Option<Duration>,
     last_passive: Option<Instant>,
+    /// What it gave is overdue for renewal.
+    pub stale: bool,
     /// Not come back to before this.
     pub held_until: Instant,
     /// When it was last come back to.
@@ -75,6 +77,7 @@ impl RegionState {
             next_check: now,
             phase: Some(phase),
             last_passive: None,
+            stale: false,
             held_until: Instant::ZERO,
             returned: None,
             relapses: 0,
@@ -97,6 +100,16 @@ impl RegionState {
             self.last_passive = Some(now);
         }
         takes
+    }
+
+    /// A region that does not do its work is not well, whatever it says.
+    pub fn judged_by_its_deeds(&self, outcome: CheckOutcome) -> CheckOutcome {
+        match outcome {
+            CheckOutcome::Healthy { .. } | CheckOutcome::Degraded { .. } if self.stale => {
+                CheckOutcome::Failed(CheckFailure::NotRenewing)
+            }
+            other => other,
+        }
     }
 
     pub fn record(&mut self, outcome: CheckOutcome, threshold: u32, now: Instant) -> Change {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use x0t_model::Instant;
 
 use super::probe::{CheckFailure, CheckOutcome};
@@ -10,7 +10,7 @@ use super::state::{RegionState, Standing};
 use super::{RegionFailover, RegionStats};
 
 /// How the whole is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegionsStatus {
     /// The most preferred region is active and answers.
@@ -22,7 +22,7 @@ pub enum RegionsStatus {
 }
 
 /// How one region is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegionHealth {
     /// Not checked yet.
@@ -38,7 +38,7 @@ pub enum RegionHealth {
 }
 
 /// One region.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegionView {
     /// Its name.
     pub name: String,
@@ -67,7 +67,7 @@ pub struct RegionView {
 }
 
 /// All regions.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegionsView {
     /// How the whole is doing.
     pub status: RegionsStatus,

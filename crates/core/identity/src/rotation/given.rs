@@ -18,6 +18,13 @@ use crate::verify::verify_chain;
 /// What is told of a source that says nothing.
 const OVERDUE: &str = "three quarters of its life are over and the Workload API has not renewed it";
 
+/// When a Workload API should have renewed `svid`. It does so at half of its life; a quarter more is patience. An agent without its
+/// server says nothing at all.
+pub fn overdue_at(svid: &Svid) -> UnixTime {
+    let life = svid.not_after().since(svid.not_before());
+    svid.not_before() + life * 3 / 4
+}
+
 impl Rotation {
     /// The Workload API gives `svid`, with `bundle` as that of its trust domain. Adopted if a stranger would accept it and it is
     /// ours; otherwise the SVID in use stays and the source counts as failing. True if it is another one than before.
@@ -87,19 +94,13 @@ impl Rotation {
         Err(AdoptError::OtherIdentity { found, wanted: wanted.clone() })
     }
 
-    /// Half of its life is when a Workload API renews. A quarter more is patience; an agent without its server says nothing at all.
-    fn overdue_at(&self) -> UnixTime {
-        let life = self.svid.not_after().since(self.svid.not_before());
-        self.svid.not_before() + life * 3 / 4
-    }
-
     pub(super) fn is_overdue(&self, wall: UnixTime) -> bool {
-        self.config.source == SvidSource::WorkloadApi && wall >= self.overdue_at()
+        self.config.source == SvidSource::WorkloadApi && wall >= overdue_at(&self.svid)
     }
 
     pub(super) fn overdue_timeout(&self, otherwise: Instant) -> Instant {
         let (now, wall) = self.looked;
-        if self.told >= RotationStatus::Degraded { otherwise } else { now + self.overdue_at().since(wall) }
+        if self.told >= RotationStatus::Degraded { otherwise } else { now + overdue_at(&self.svid).since(wall) }
     }
 
     pub(super) fn tell_if_overdue(&mut self, wall: UnixTime) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use x0t_identity::{
-    Bundle, BundleError, BundleMap, JwtError, KeyError, PrivateKey, Svid, SvidError, VerifyError, verify_chain,
+    Bundle, BundleError, BundleMap, JwtError, KeyError, PrivateKey, Svid, SvidError, VerifyError, overdue_at,
+    verify_chain,
 };
 use x0t_model::{SpiffeId, SpiffeIdError, TrustDomain, UnixTime};
 
@@ -117,6 +118,11 @@ impl X509Context {
     /// All of them, in the order of the message.
     pub fn svids(&self) -> &[GivenSvid] {
         &self.svids
+    }
+
+    /// When the first of them should have been renewed at the latest.
+    pub fn overdue_at(&self) -> UnixTime {
+        self.svids.iter().map(|given| overdue_at(&given.svid)).min().unwrap_or(UnixTime::from_secs(0))
     }
 
     /// Whom to believe: the own trust domain's bundle and those of the domains that it federates with.

@@ -1,13 +1,18 @@
 //! One identity, whichever region it comes from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use x0t_identity::region_failover::{CheckFailure, RegionEndpoint, RpcOutcome};
 use x0t_model::UnixTime;
 
 use super::{Regions, rpc_outcome};
 use crate::client::{ClientConfig, ClientError, Endpoint, Followed, Health, WorkloadClient, X509Context};
+
+/// A wall clock that was set wakes nobody, so whether an SVID is overdue is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What is served.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +69,10 @@ impl Regions {
         news: &watch::Sender<Given>,
     ) {
         let mut active = self.active();
+        // Regions that were left because they renewed nothing; they end with whoever follows.
+        let mut stale = JoinSet::new();
         loop {
+            while stale.try_join_next().is_some() {}
             let region = *active.borrow_and_update();
             let Some(endpoint) = self.config().regions().get(region).map(|region| endpoint(&region.endpoint)) else {
                 return;
@@ -82,8 +90,11 @@ impl Regions {
                     if changed.is_err() {
                         return;
                     }
+                    if is_stale(&followed.borrow(), &now) {
+                        stale.spawn(self.clone().await_renewal(region, followed, now.clone()));
+                    }
                 }
-                () = self.pass_on(region, &mut followed, news) => {}
+                () = self.pass_on(region, &mut followed, news, &now) => {}
             }
         }
     }
@@ -93,9 +104,15 @@ impl Regions {
         region: usize,
         followed: &mut watch::Receiver<Followed<X509Context>>,
         news: &watch::Sender<Given>,
+        now: &impl Fn() -> UnixTime,
     ) {
         loop {
             let Followed { value, health } = followed.borrow_and_update().clone();
+            let is_stale = is_stale(&followed.borrow(), now);
+            if health == Health::Current {
+                self.set_stale(region, is_stale);
+            }
+            let overdue_in = value.as_ref().map_or(LOOK_AGAIN, |context| context.overdue_at().since(now()));
             self.count(region, &health);
             news.send_if_modified(|given| take(given, region, value, &health));
             let is_failing = matches!(health, Health::Failing(_));
@@ -108,8 +125,24 @@ impl Regions {
                 }
                 // The client tells of a failure once and tries again at least this often, so it has failed again.
                 () = tokio::time::sleep(self.config().passive_spacing), if is_failing => {}
+                () = tokio::time::sleep(overdue_in.min(LOOK_AGAIN)), if !is_stale && !is_failing => {}
             }
         }
+    }
+
+    /// A region that was left because it renewed nothing is well again once it does.
+    async fn await_renewal(
+        self,
+        region: usize,
+        mut followed: watch::Receiver<Followed<X509Context>>,
+        now: impl Fn() -> UnixTime + Send,
+    ) {
+        while is_stale(&followed.borrow_and_update(), &now) {
+            if followed.changed().await.is_err() {
+                return;
+            }
+        }
+        self.set_stale(region, false);
     }
 
     fn count(&self, region: usize, health: &Health) {
@@ -128,6 +161,11 @@ impl Serving {
             Self::Live | Self::Cached => Self::Cached,
         }
     }
+}
+
+/// Whether the server has given something and not renewed it in time.
+fn is_stale(followed: &Followed<X509Context>, now: &impl Fn() -> UnixTime) -> bool {
+    followed.value.as_ref().is_some_and(|context| now() >= context.overdue_at())
 }
 
 /// Whether it changed what is served.

@@ -358,8 +358,8 @@ fn stored_state_that_is_cut_off_newer_or_of_another_mesh_is_refused() {
         assert!(matches!(read(&stored[..len]), Err(StoredAuthorityError::Damaged(_))), "{len} bytes");
     }
     // A later format may have any other fields.
-    let newer = read(br#"{"version":3,"slots":[]}"#);
-    assert_eq!(newer, Err(StoredAuthorityError::NewerVersion { found: 3, known: 2 }));
+    let newer = read(br#"{"version":4,"slots":[]}"#);
+    assert_eq!(newer, Err(StoredAuthorityError::NewerVersion { found: 4, known: 3 }));
     let other = Authority::from_stored(&"other.test".parse().unwrap(), &stored);
     assert!(matches!(other, Err(StoredAuthorityError::OtherTrustDomain { .. })));
     let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();

@@ -1,4 +1,5 @@
-//! Every instrument, with its name, unit and help. Built from a [`Snapshot`], so nothing here counts anything itself.
+//! Every instrument of the node and its loop, with name, unit and help, built from a [`Snapshot`]; those who stand beside the node bring
+//! theirs as [`Reading`]s. Nothing here counts anything itself.
 //!
 //! Labels have bounded sets of values: states, purposes, and the neighbours of this node. Destinations are counted, not listed.
 

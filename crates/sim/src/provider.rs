@@ -272,7 +272,7 @@ fn key_pair(secret: &[u8; 32], level: &str, client: bool) -> KeyPair {
     let key = |side: &str| {
         let mut hasher = blake3::Hasher::new_keyed(secret);
         hasher.update(level.as_bytes()).update(side.as_bytes());
-        Box::new(SimulatedKey(*hasher.finalize().as_bytes()))
+        Arc::new(SimulatedKey(*hasher.finalize().as_bytes()))
     };
     let (client_key, server_key) = (key("client"), key("server"));
     if client {

@@ -11,8 +11,9 @@ use x0t_model::{Entropy, Instant, UnixTime};
 use self::half_open::HalfOpen;
 use crate::config::PARAMETERS_LEN_MAX;
 use crate::cookie::CookieJar;
+use crate::handed_out::{OpeningKey, SealingRun};
 use crate::handshake::Driver;
-use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD};
+use crate::packet::{DATAGRAM_FRONT, FORWARD_OVERHEAD, ProtectedHeader};
 use crate::path_mtu::PathMtu;
 use crate::session::Session;
 use crate::{
@@ -247,6 +248,51 @@ impl Endpoint {
         }
         self.sealed_run(session, count, run.len());
         Ok(first.unwrap_or_default())
+    }
+
+    /// What [`Self::seal_datagrams`] does, but for the sealing: the packets get their numbers, of which the first is returned, and are
+    /// sealed by the value beside it. It leaves `offset` bytes at the front of each alone.
+    pub fn give_datagram_numbers(
+        &mut self,
+        session: SessionId,
+        (len, stride): (usize, usize),
+        offset: usize,
+    ) -> Result<(u64, SealingRun), SendError> {
+        let held = find(&mut self.sessions, session)?;
+        check_run(len, stride, offset + DATAGRAM_FRONT + TAG_LEN, self.config.max_datagram)?;
+        let count = len.div_ceil(stride) as u64;
+        let (header, key) = held.usable().ok_or(SendError::NotEstablished)?.give_numbers(false, count)?;
+        self.sealed_run(session, count, len);
+        Ok((header.pn, SealingRun::datagrams(key, header, offset)))
+    }
+
+    /// What [`Self::seal_hops`] does with one hop header for all packets of a run, but for the sealing.
+    pub fn give_hop_numbers(
+        &mut self,
+        session: SessionId,
+        (len, stride): (usize, usize),
+        hop: HopHeader,
+    ) -> Result<SealingRun, SendError> {
+        let link = find_link(&mut self.sessions, session)?;
+        check_run(len, stride, FORWARD_OVERHEAD, self.config.max_datagram)?;
+        let count = len.div_ceil(stride) as u64;
+        let (header, key) = link.usable().ok_or(SendError::NotEstablished)?.give_numbers(true, count)?;
+        self.sealed_run(session, count, len);
+        Ok(SealingRun::hops(key, header, hop))
+    }
+
+    /// What opens `packet` and others of its session and epoch away from here; what came of it is told with
+    /// [`Self::handle_opened`]. `None` if it has to be opened here: it belongs to no session at work, or to another epoch than the
+    /// session is in.
+    pub fn opening_key(&self, packet: &[u8]) -> Option<OpeningKey> {
+        let header = ProtectedHeader::decode(packet).ok()?;
+        let session = self.sessions.get(&header.dst_index)?;
+        let is_link = session.purpose == Purpose::Link;
+        if !session.is_established() || session.purpose == Purpose::Join || header.forward && !is_link {
+            return None;
+        }
+        let (epoch, key) = session.traffic.as_ref()?.opening_key(header.epoch)?;
+        Some(OpeningKey::new(session.id, epoch, is_link, key))
     }
 
     /// Appends a PROTECTED packet with one DATAGRAM frame to `out`, for the data path: the caller carries it.

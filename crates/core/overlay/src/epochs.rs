@@ -9,11 +9,12 @@
 //! Keys of an epoch follow from those before it, for both directions at once, so it does not matter who moves first, nor if
 //! both do. Nobody moves again before the peer has followed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use x0t_model::Instant;
 
-use crate::{KeyError, KeyPair, NextKeys, PacketKey, TAG_LEN};
+use crate::{Ahead, KeyError, KeyPair, NextKeys, PacketKey, TAG_LEN};
 
 /// Why a packet was not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +60,15 @@ pub(crate) struct Epochs {
 }
 
 struct Previous {
-    remote: Box<dyn PacketKey>,
+    remote: Arc<dyn PacketKey>,
     /// Set once the peer has moved on.
     until: Option<Instant>,
+}
+
+impl Previous {
+    fn is_live(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
 }
 
 impl Epochs {
@@ -105,6 +112,42 @@ impl Epochs {
         self.keys.local.seal(pn, aad, data).ok()
     }
 
+    /// Takes `count` packets from what the key may seal, and lends the key; `None` if it may not seal so many.
+    pub(crate) fn reserve(&mut self, count: u64) -> Option<&Arc<dyn PacketKey>> {
+        let sealed = self.sealed.checked_add(count)?;
+        if sealed > self.keys.local.confidentiality_limit() {
+            return None;
+        }
+        self.sealed = sealed;
+        Some(&self.keys.local)
+    }
+
+    /// What opens packets of this epoch.
+    pub(crate) const fn remote(&self) -> &Arc<dyn PacketKey> {
+        &self.keys.remote
+    }
+
+    /// Judges what was opened with this epoch's key or with one before it, as [`Self::open`] would have.
+    pub(crate) fn judge(&mut self, ahead: Ahead, now: Instant) -> Result<usize, OpenError> {
+        let is_current = match self.number.wrapping_sub(ahead.epoch) {
+            0 => true,
+            1 if self.previous.as_ref().is_some_and(|previous| previous.is_live(now)) => false,
+            _ => return Err(OpenError::UnknownEpoch),
+        };
+        let opened = ahead.plain_len.map(|len| len as usize).ok_or(KeyError);
+        if opened.is_ok() && is_current {
+            self.opened += 1;
+            self.confirm(now);
+        }
+        opened.map_err(|KeyError| self.count_failure())
+    }
+
+    fn count_failure(&mut self) -> OpenError {
+        self.failed += 1;
+        let exhausted = self.failed >= self.keys.remote.integrity_limit();
+        if exhausted { OpenError::IntegrityLimit } else { OpenError::Forged }
+    }
+
     /// Opens `data`, which names the low byte of its epoch. Follows the peer into the next epoch.
     pub(crate) fn open(
         &mut self,
@@ -134,16 +177,12 @@ impl Epochs {
                 opened
             }
             u8::MAX => {
-                let live = self.previous.as_ref().filter(|previous| previous.until.is_none_or(|until| now < until));
+                let live = self.previous.as_ref().filter(|previous| previous.is_live(now));
                 live.ok_or(OpenError::UnknownEpoch)?.remote.open(pn, aad, data)
             }
             _ => return Err(OpenError::UnknownEpoch),
         };
-        opened.map_err(|KeyError| {
-            self.failed += 1;
-            let exhausted = self.failed >= self.keys.remote.integrity_limit();
-            if exhausted { OpenError::IntegrityLimit } else { OpenError::Forged }
-        })
+        opened.map_err(|KeyError| self.count_failure())
     }
 
     fn confirm(&mut self, now: Instant) {

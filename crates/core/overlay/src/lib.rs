@@ -45,6 +45,7 @@ mod endpoint;
 mod epochs;
 mod event;
 pub mod frame;
+mod handed_out;
 mod handshake;
 pub mod hop;
 pub mod packet;
@@ -64,6 +65,7 @@ pub use endpoint::Endpoint;
 pub use event::{
     Carrier, CloseReason, ConnectError, Event, Opened, Purpose, SendError, SessionId, SessionInfo, Transmit,
 };
+pub use handed_out::{Ahead, OpeningKey, SealingRun};
 pub use hop::HopHeader;
 pub use path_mtu::BASE as PATH_MTU_BASE;
 pub use provider::{

@@ -198,6 +198,11 @@ impl ProtectedHeader {
     }
 }
 
+/// Whether a packet says that it carries another.
+pub fn is_forward(packet: &[u8]) -> bool {
+    packet.first() == Some(&FORWARD)
+}
+
 /// The index of the session that a PROTECTED packet is sealed for; `None` if it is something else or cut short.
 pub fn protected_index(packet: &[u8]) -> Option<u32> {
     let header = packet.first_chunk::<PROTECTED_HEADER_LEN>().filter(|header| header[0] == PROTECTED)?;

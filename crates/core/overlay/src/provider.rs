@@ -103,12 +103,12 @@ pub enum KeyChange {
     OneRtt(KeyPair, Box<dyn NextKeys>),
 }
 
-/// Keys of both directions.
+/// Keys of both directions. Shared with whoever seals or opens for a session ([`crate::SealingRun`], [`crate::OpeningKey`]).
 pub struct KeyPair {
     /// Seals what we send.
-    pub local: Box<dyn PacketKey>,
+    pub local: Arc<dyn PacketKey>,
     /// Opens what the peer sends.
-    pub remote: Box<dyn PacketKey>,
+    pub remote: Arc<dyn PacketKey>,
 }
 
 impl fmt::Debug for KeyPair {

@@ -261,7 +261,7 @@ impl NextKeys for RustlsNextKeys {
 struct RustlsKey(Box<dyn quic::PacketKey>);
 
 fn pair(local: Box<dyn quic::PacketKey>, remote: Box<dyn quic::PacketKey>) -> KeyPair {
-    KeyPair { local: Box::new(RustlsKey(local)), remote: Box::new(RustlsKey(remote)) }
+    KeyPair { local: Arc::new(RustlsKey(local)), remote: Arc::new(RustlsKey(remote)) }
 }
 
 impl PacketKey for RustlsKey {

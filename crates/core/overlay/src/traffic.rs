@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use x0t_model::Instant;
@@ -16,7 +17,7 @@ use crate::stream::{
     MESSAGE_LEN_MAX, MESSAGE_PREFIX, MessageReader, ReceiveStream, STREAM_WINDOW, SendStream, ViolationError,
 };
 use crate::validation::Validation;
-use crate::{Event, HopHeader, KeyPair, NextKeys, SendError, SessionId, Stats, TAG_LEN};
+use crate::{Ahead, Event, HopHeader, KeyPair, NextKeys, PacketKey, SendError, SessionId, Stats, TAG_LEN, handed_out};
 
 /// Datagrams that wait for `poll_transmit`.
 const DATAGRAMS_MAX: usize = 256;
@@ -167,20 +168,25 @@ impl Traffic {
         self.ping_due = true;
     }
 
-    /// Opens the sealed part of a packet in place. `Ok` holds the length of the plaintext and whether no newer packet of the
+    /// Opens the sealed part of a packet in place, unless that was done `ahead`. `Ok` holds the length of the plaintext and whether no newer packet of the
     /// peer is known.
     pub(crate) fn open(
         &mut self,
         header: ProtectedHeader,
         aad: &[u8],
         sealed: &mut [u8],
+        ahead: Option<&Ahead>,
         now: Instant,
     ) -> Result<(usize, bool), OpenFailure> {
         if !self.window.is_fresh(header.pn) {
             let too_old = self.window.is_too_old(header.pn);
             return Err(if too_old { OpenFailure::TooOld } else { OpenFailure::Replayed });
         }
-        let len = self.epochs.open(header.epoch, header.pn, aad, sealed, now).map_err(OpenFailure::Unopened)?;
+        let opened = match ahead {
+            None => self.epochs.open(header.epoch, header.pn, aad, sealed, now),
+            Some(ahead) => self.epochs.judge(*ahead, now),
+        };
+        let len = opened.map_err(OpenFailure::Unopened)?;
         let newest = self.window.is_newest(header.pn);
         self.window.insert(header.pn);
         Ok((len, newest))
@@ -319,13 +325,9 @@ impl Traffic {
 
     /// Writes header, sealed hop header and tag over the front of `packet`, which is long enough.
     pub(crate) fn seal_hop(&mut self, hop: &HopHeader, packet: &mut [u8]) -> Result<(), SendError> {
-        let header = self.next_header(true).to_bytes();
-        let (front, rest) = packet.split_at_mut(PROTECTED_HEADER_LEN);
-        front.copy_from_slice(&header);
-        let (sealed, tag) = rest.split_at_mut(HopHeader::LEN);
-        sealed.copy_from_slice(&hop.to_bytes());
-        let sum = self.epochs.seal(self.next_pn, &header, sealed).ok_or(SendError::KeysExhausted)?;
-        tag[..TAG_LEN].copy_from_slice(&sum);
+        let header = self.next_header(true);
+        let key = self.epochs.reserve(1).ok_or(SendError::KeysExhausted)?;
+        handed_out::seal_hop(&**key, header, hop, packet).map_err(|_| SendError::KeysExhausted)?;
         self.next_pn += 1;
         Ok(())
     }
@@ -341,15 +343,29 @@ impl Traffic {
     /// Seals a PROTECTED packet that is laid out already: room for the header, room for the front of a DATAGRAM frame, the
     /// datagram, room for the tag. Returns its number.
     pub(crate) fn seal_datagram_in_place(&mut self, packet: &mut [u8]) -> Result<u64, SendError> {
-        let header = self.next_header(false).to_bytes();
-        let (front, rest) = packet.split_at_mut(PROTECTED_HEADER_LEN);
-        front.copy_from_slice(&header);
-        let (frame, tag) = rest.split_at_mut(rest.len() - TAG_LEN);
-        frame::write_datagram_header(frame);
-        let sum = self.epochs.seal(self.next_pn, &header, frame).ok_or(SendError::KeysExhausted)?;
-        tag.copy_from_slice(&sum);
+        let header = self.next_header(false);
+        let key = self.epochs.reserve(1).ok_or(SendError::KeysExhausted)?;
+        handed_out::seal_datagram(&**key, header, packet).map_err(|_| SendError::KeysExhausted)?;
         self.next_pn += 1;
-        Ok(self.next_pn - 1)
+        Ok(header.pn)
+    }
+
+    /// Gives `count` numbers away, to packets that are sealed elsewhere: what the header of the first is, and the key.
+    pub(crate) fn give_numbers(
+        &mut self,
+        forward: bool,
+        count: u64,
+    ) -> Result<(ProtectedHeader, Arc<dyn PacketKey>), SendError> {
+        let header = self.next_header(forward);
+        let key = Arc::clone(self.epochs.reserve(count).ok_or(SendError::KeysExhausted)?);
+        self.next_pn += count;
+        Ok((header, key))
+    }
+
+    /// What opens packets whose header names the epoch of now, and the number of that epoch.
+    pub(crate) fn opening_key(&self, epoch: u8) -> Option<(u32, Arc<dyn PacketKey>)> {
+        let number = self.epochs.number();
+        (number as u8 == epoch).then(|| (number, Arc::clone(self.epochs.remote())))
     }
 
     /// Appends a packet that closes the session.

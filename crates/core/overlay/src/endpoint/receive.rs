@@ -16,7 +16,9 @@ use crate::packet::{
 use crate::session::Session;
 use crate::traffic::{FramesEnd, OpenFailure};
 use crate::validation::{SETTLED_FOR, Step};
-use crate::{Carrier, CloseReason, Event, HandshakeError, HopHeader, Opened, Purpose, TAG_LEN, Transmit, close_code};
+use crate::{
+    Ahead, Carrier, CloseReason, Event, HandshakeError, HopHeader, Opened, Purpose, TAG_LEN, Transmit, close_code,
+};
 
 /// A handshake that others began is safe from eviction for this long.
 const HALF_OPEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -39,6 +41,18 @@ impl Endpoint {
         now: Instant,
         wall: UnixTime,
     ) -> Option<Opened<'p>> {
+        self.handle_opened(carrier, packet, None, now, wall)
+    }
+
+    /// One packet arrived that may have been opened `ahead` with [`Self::opening_key`]. It is judged as if it were opened now.
+    pub fn handle_opened<'p>(
+        &mut self,
+        carrier: Carrier,
+        packet: &'p mut [u8],
+        ahead: Option<&Ahead>,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Option<Opened<'p>> {
         self.now = now;
         self.stats.received += 1;
         if self.events.len() >= EVENTS_MAX {
@@ -50,7 +64,7 @@ impl Endpoint {
             whole => (false, whole),
         };
         match packet.first() {
-            Some(&(FORWARD | PROTECTED)) => return self.on_protected(carrier, joining, packet),
+            Some(&(FORWARD | PROTECTED)) => return self.on_protected(carrier, joining, packet, ahead),
             Some(&HANDSHAKE) => self.on_handshake(carrier, joining, packet, wall),
             Some(&RETRY) => self.on_retry(carrier, joining, packet),
             _ => self.stats.unknown_type += 1,
@@ -58,14 +72,23 @@ impl Endpoint {
         None
     }
 
-    fn on_protected<'p>(&mut self, carrier: Carrier, joining: bool, packet: &'p mut [u8]) -> Option<Opened<'p>> {
+    fn on_protected<'p>(
+        &mut self,
+        carrier: Carrier,
+        joining: bool,
+        packet: &'p mut [u8],
+        ahead: Option<&Ahead>,
+    ) -> Option<Opened<'p>> {
         let len = packet.len() as u64;
         let Ok(header) = ProtectedHeader::decode(packet) else {
             self.stats.malformed += 1;
             return None;
         };
         let index = header.dst_index;
-        let Some(session) = self.sessions.get_mut(&index) else {
+        // What was opened for a session that is no more is no packet of the one that has its index now.
+        let held =
+            self.sessions.get_mut(&index).filter(|session| ahead.is_none_or(|ahead| ahead.session == session.id));
+        let Some(session) = held else {
             self.stats.unknown_session += 1;
             return None;
         };
@@ -86,7 +109,7 @@ impl Endpoint {
         let (sealed, payload) =
             if header.forward { rest.split_at_mut(HopHeader::LEN + TAG_LEN) } else { (rest, Default::default()) };
         let epoch = traffic.epoch();
-        let (plain_len, newest) = match traffic.open(header, aad, sealed, self.now) {
+        let (plain_len, newest) = match traffic.open(header, aad, sealed, ahead, self.now) {
             Ok(opened) => opened,
             Err(failure) => {
                 self.on_unopened(index, failure);

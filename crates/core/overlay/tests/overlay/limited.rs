@@ -60,9 +60,9 @@ impl Handshake for LimitedHandshake {
         Some(match self.inner.write(out)? {
             KeyChange::OneRtt(keys, inner) => {
                 let limits = self.limits;
-                let local: Arc<dyn PacketKey> = Arc::from(keys.local);
+                let local = keys.local;
                 self.tapped.lock().unwrap().push(Arc::clone(&local));
-                let keys = KeyPair { local: Box::new(LimitedKey { inner: local, limits }), remote: keys.remote };
+                let keys = KeyPair { local: Arc::new(LimitedKey { inner: local, limits }), remote: keys.remote };
                 KeyChange::OneRtt(limited(keys, limits), Box::new(LimitedNext { inner, limits }))
             }
             other => other,
@@ -107,8 +107,8 @@ impl NextKeys for LimitedNext {
 
 fn limited(keys: KeyPair, limits: Limits) -> KeyPair {
     KeyPair {
-        local: Box::new(LimitedKey { inner: Arc::from(keys.local), limits }),
-        remote: Box::new(LimitedKey { inner: Arc::from(keys.remote), limits }),
+        local: Arc::new(LimitedKey { inner: keys.local, limits }),
+        remote: Arc::new(LimitedKey { inner: keys.remote, limits }),
     }
 }
 

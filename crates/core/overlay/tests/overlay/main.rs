@@ -7,6 +7,7 @@ mod authority;
 mod decoders;
 mod forward;
 mod golden;
+mod handed_out;
 mod handshake;
 mod limited;
 mod path_mtu;

@@ -284,6 +284,9 @@ pub struct NodeArgs {
     /// Exchange packets with the kernel one by one: for devices and drivers that get segmentation wrong
     #[arg(long)]
     pub no_offload: bool,
+    /// Threads that seal, open and deliver beside the one that decides; 0 for none [default: 0].
+    #[arg(long, env = "X0T_WORKERS", value_name = "N", value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub workers: Option<u8>,
     /// Flows that take two disjoint ways at once: tcp/PORT, udp/PORT or dscp/N; may be repeated, `none` for no flow [default: dscp/46].
     #[arg(long, env = "X0T_CRITICAL", value_name = "RULE", value_delimiter = ',')]
     pub critical: Vec<CriticalSetting>,

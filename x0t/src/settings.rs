@@ -33,6 +33,7 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         tun,
         mtu,
         no_offload,
+        workers,
         socks,
         workload_socket,
         expose,
@@ -52,6 +53,7 @@ pub fn has_settings(args: &NodeArgs) -> bool {
         || http.is_some()
         || tun.is_some()
         || mtu.is_some()
+        || workers.is_some()
         || socks.is_some()
         || workload_socket.is_some()
         || bundle_endpoint.is_some()
@@ -88,6 +90,7 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
     }
     mesh.mtu = args.mtu.or(mesh.mtu);
     mesh.offload &= !args.no_offload;
+    mesh.workers = args.workers.map_or(mesh.workers, usize::from);
     if let Some(socks) = args.socks {
         mesh.socks = SocksSetting::address(socks);
     }
@@ -266,13 +269,14 @@ mod tests {
             http: Some(HttpSetting::Off),
             tun: Some(TunSetting::Named("mesh0".to_owned())),
             mtu: Some(1400),
+            workers: Some(2),
             critical: vec!["tcp/22".parse().unwrap()],
             ..NodeArgs::default()
         };
         assert!(has_settings(&args));
         let changed = with_settings(stored.clone(), &args).unwrap();
         assert_eq!((changed.http, changed.tun, changed.tun_name.as_str()), (None, TunMode::Require, "mesh0"));
-        assert_eq!(changed.mtu, Some(1400));
+        assert_eq!((stored.workers, changed.mtu, changed.workers), (0, Some(1400), 2));
         assert_eq!(changed.critical, [Rule::Tcp(22)]);
         assert_eq!((changed.listen, changed.peers, changed.name), (args.listen, stored.peers, stored.name));
     }

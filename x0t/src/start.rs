@@ -15,6 +15,7 @@ use x0t_node::{Crypto, Node, NodeConfig, Record, RecordKind, Start, VerifyAfresh
 use x0t_overlay::tls::RustlsProvider;
 use x0t_runtime::clock::{Clock, seed};
 use x0t_runtime::daemon::{self, Additions, Companion, DaemonConfig};
+use x0t_runtime::event_loop::HANDED_OUT_LEN_MIN;
 use x0t_runtime::http::{HttpError, bind_tcp};
 use x0t_runtime::state_dir::{IdentityProvider, MeshFile, StateDir, StateDirError};
 use x0t_runtime::tls_transport::{ListenError, TlsListener};
@@ -211,6 +212,7 @@ fn compose(
         ..NodeConfig::default()
     };
     config.routing.spread_flows = settings.spread_flows;
+    config.hands_out = (settings.workers() > 0).then_some(HANDED_OUT_LEN_MIN);
     let mut stored = BTreeMap::new();
     for kind in RecordKind::ALL {
         stored.extend(dir.read(kind)?.map(|bytes| (kind, bytes)));

@@ -8,8 +8,8 @@ use std::time::Duration;
 use x0t_identity::AwsLcKeys;
 use x0t_model::{Instant, NodeId, OverlayPrefix};
 use x0t_node::{
-    Crypto, Drive as _, HostOffload, Input, Node, NodeConfig, Offload, Output, PartialChecksum, Segments, Start, Train,
-    Transport, VerifyAfresh,
+    Crypto, Drive as _, HostOffload, Input, Node, NodeConfig, Offload, Opening, Output, PartialChecksum, Segments,
+    Start, Train, Transport, Unsealed, VerifyAfresh,
 };
 use x0t_overlay::tls::RustlsProvider;
 
@@ -65,6 +65,14 @@ impl Line {
     /// # Errors
     /// If there are no identities to be had, or no way comes to be within half a minute of virtual time.
     pub fn of(length: usize) -> Result<Self, BenchError> {
+        Self::that_hands_out(length, None)
+    }
+
+    /// The same, of nodes that have trains of so many bytes and more sealed and opened elsewhere.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn that_hands_out(length: usize, hands_out: Option<usize>) -> Result<Self, BenchError> {
         let now = Instant::from_millis(1_000_000);
         let trust = Trust::of(length)?;
         let prefix = OverlayPrefix::of(trust.authority.trust_domain());
@@ -72,6 +80,7 @@ impl Line {
         let mut nodes = Vec::with_capacity(length);
         for (number, svid) in trust.svids.into_iter().enumerate() {
             let config = NodeConfig {
+                hands_out,
                 peers: (number > 0).then(|| address(number - 1).into()).into_iter().collect(),
                 ..NodeConfig::default()
             };
@@ -192,7 +201,14 @@ impl Line {
         let node = &mut self.nodes[number];
         while let Some(output) = node.poll_output() {
             match output {
-                Output::Datagrams { to, train } => parcels.push((number_of(to.address()), train)),
+                Output::Datagrams { to, train, .. } => parcels.push((number_of(to.address()), train)),
+                Output::Seal { to, unsealed, .. } => {
+                    parcels.extend(unsealed.seal().map(|train| (number_of(to.address()), train)));
+                }
+                Output::Open(mut opening) => {
+                    opening.open();
+                    node.handle(Input::Opened(opening), self.now, WALL);
+                }
                 Output::LocalPackets(delivery) => node.reclaim_delivery(delivery),
                 _ => {}
             }
@@ -221,6 +237,38 @@ impl Line {
     fn delivered(&self) -> u64 {
         let last = &self.nodes[self.nodes.len() - 1];
         last.view(self.now, WALL).counters.get("node_packets_delivered").copied().unwrap_or_default()
+    }
+
+    /// What the first of two nodes that hand out their work wants sealed of `loads` super-packets.
+    pub fn sealings(&mut self, loads: usize) -> Vec<Unsealed> {
+        self.run_for(ROUND);
+        (0..loads).for_each(|_| self.send(Load::Bulk));
+        let node = &mut self.nodes[0];
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        outputs
+            .filter_map(|output| if let Output::Seal { unsealed, .. } = output { Some(unsealed) } else { None })
+            .collect()
+    }
+
+    /// What the second node wants opened of the trains that were sealed.
+    pub fn openings(&mut self, trains: Vec<Train>) -> Vec<Box<Opening>> {
+        for train in trains {
+            let (to, arrived) = self.carry(0, (1, train));
+            self.receive(0, to, arrived);
+        }
+        let node = &mut self.nodes[1];
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        outputs.filter_map(|output| if let Output::Open(opening) = output { Some(opening) } else { None }).collect()
+    }
+
+    /// Hands back what was opened, and gives the number of packets that the second node hands to its host.
+    pub fn opened(&mut self, openings: Vec<Box<Opening>>) -> u64 {
+        let before = self.delivered();
+        for opening in openings {
+            self.nodes[1].handle(Input::Opened(opening), self.now, WALL);
+            self.drain(1);
+        }
+        self.delivered() - before
     }
 
     /// The datagrams of one load, as the first node would send them to the second.
@@ -306,8 +354,9 @@ mod tests {
 
     #[test]
     fn everything_that_the_first_node_sends_arrives_at_the_last() {
-        for length in [2, 3] {
-            let (mut line, mut samples) = (Line::of(length).unwrap(), Samples::default());
+        for (length, hands_out) in [(2, None), (3, None), (2, Some(0)), (3, Some(0)), (3, Some(4_096))] {
+            let mut line = Line::that_hands_out(length, hands_out).unwrap();
+            let mut samples = Samples::default();
             let rows = (Row::SendBulk, Some(Row::ForwardBulk), Row::ReceiveBulk);
             for _ in 0..20 {
                 line.pass(Load::Bulk, rows, &mut samples).unwrap();

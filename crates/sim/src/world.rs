@@ -24,9 +24,11 @@ use crate::topology::Topology;
 mod enrolment;
 mod schedule;
 mod traffic;
+mod workers;
 
 use enrolment::{boot, enrol};
 use schedule::{Happening, Scheduled};
+use workers::Workers;
 
 /// The wall clock when a world begins: 2026-11-21T00:00:00Z.
 pub const BEGINNING: UnixTime = UnixTime::from_secs(1_795_219_200);
@@ -44,6 +46,10 @@ pub struct Terms {
     pub watch_every_event: bool,
     /// Whose trust the hosts live in.
     pub trust_domain: TrustDomain,
+    /// How many workers each host has, that take their time and are done in any order; none if a node does everything at once.
+    pub workers: usize,
+    /// After how many packets keys are replaced, if not after as many as usual.
+    pub rekey_packets: Option<u64>,
 }
 
 impl Terms {
@@ -55,6 +61,8 @@ impl Terms {
             svid_ttl: Duration::from_secs(3600),
             watch_every_event: true,
             trust_domain: "mesh.test".parse().expect("a valid name"),
+            workers: 0,
+            rekey_packets: None,
         }
     }
 }
@@ -72,6 +80,8 @@ struct Host {
     frozen: bool,
     backlog: Vec<(usize, Vec<u8>)>,
     delivered: usize,
+    /// Who works for the node, where it hands out its work.
+    workers: Option<Workers>,
     /// The timer that counts; others in the queue are stale.
     timer: Option<Instant>,
     /// What its wall clock is wrong by, in seconds.
@@ -108,6 +118,8 @@ pub struct World {
     at_this_instant: u64,
     captured: Option<Vec<(usize, SocketAddr, Vec<u8>)>>,
     tamper: Option<Tamper>,
+    /// Packets that nodes have handed to their hosts.
+    handed_over: Option<Vec<(usize, Vec<u8>)>>,
 }
 
 impl World {
@@ -135,6 +147,7 @@ impl World {
             at_this_instant: 0,
             captured: None,
             tamper: None,
+            handed_over: None,
         }
     }
 
@@ -255,6 +268,7 @@ impl World {
         let host = &mut self.hosts[host];
         host.node = None;
         host.timer = None;
+        host.workers = None;
         host.backlog.clear();
     }
 
@@ -305,6 +319,7 @@ impl World {
                         self.fire(host);
                     }
                 }
+                Happening::Job { host, boots, worker } => self.finish_job(host, boots, worker),
             }
         }
         self.now = until;
@@ -443,13 +458,18 @@ impl World {
     }
 
     fn drain(&mut self, host: usize) {
-        while let Some(output) = self.hosts[host].node.as_mut().and_then(Node::poll_output) {
+        while self.hosts[host].workers.as_ref().is_none_or(Workers::has_room)
+            && let Some(output) = self.hosts[host].node.as_mut().and_then(Node::poll_output)
+        {
+            let Some(output) = self.give_job(host, output) else { continue };
             match output {
-                Output::Datagrams { to, train } => {
+                Output::Datagrams { to, train, .. } => {
                     for datagram in train.datagrams() {
                         self.transmit(host, to.address(), datagram.to_vec());
                     }
                 }
+                // Given to a worker.
+                Output::Seal { .. } | Output::Open(_) => {}
                 Output::Persist(record) => {
                     self.hosts[host].disk.insert(record.kind, record.bytes);
                 }
@@ -463,7 +483,7 @@ impl World {
                     self.invariants.heard(self.hosts[host].id, &event.what);
                     self.events.push((host, event.at, event.what));
                 }
-                Output::LocalPackets(delivery) => self.hosts[host].delivered += delivery.count(),
+                Output::LocalPackets(delivery) => self.hand_over(host, &delivery),
                 // The simulated underlay has no multicast.
                 Output::Beacon(_) => {}
                 Output::Stopped => self.kill(host),

@@ -9,7 +9,9 @@ use x0t_model::{Instant, NodeId, SpiffeId, Underlay};
 use x0t_overlay::CertificateDer;
 
 use crate::host::{Delivery, HostOffload, Offload};
+use crate::opening::Opening;
 use crate::train::Train;
+use crate::unsealed::Unsealed;
 
 /// Something happened. One input, then drain [`crate::Node::poll_output`].
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub enum Input<'a> {
         /// The datagrams.
         train: Train,
     },
+    /// [`Output::Open`] has been done. What came of it is judged in the order in which the trains arrived.
+    Opened(Box<Opening>),
     /// The host wants an IPv6 packet carried, or a super-packet that stands for many (it came from the TUN).
     LocalPacket {
         /// The packet.
@@ -118,9 +122,23 @@ pub enum Output {
     Datagrams {
         /// Where to.
         to: Underlay,
+        /// The flow that they belong to, whose order is to be kept; none if they may overtake and be overtaken.
+        flow: Option<u32>,
         /// What.
         train: Train,
     },
+    /// Seal datagrams, then send them. Only from a node that [hands out](crate::NodeConfig::hands_out) its work.
+    Seal {
+        /// Where to.
+        to: Underlay,
+        /// The flow that they belong to, whose order is to be kept.
+        flow: u32,
+        /// What; the train comes of [`Unsealed::seal`].
+        unsealed: Unsealed,
+    },
+    /// Open datagrams ([`Opening::open`]) and hand them back with [`Input::Opened`], in any order. Only from a node that
+    /// [hands out](crate::NodeConfig::hands_out) its work; what comes after them waits for them.
+    Open(Box<Opening>),
     /// Send this to the discovery group on every interface.
     Beacon(Vec<u8>),
     /// Hand IPv6 packets to the host (write them to the TUN).

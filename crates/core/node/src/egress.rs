@@ -9,6 +9,8 @@ use x0t_model::{Instant, Underlay};
 use x0t_routing::LinkId;
 use x0t_routing::queue::{FairQueue, QueueConfig, Size};
 
+use x0t_overlay::SealingRun;
+
 use crate::train::{Pool, Train};
 
 pub use x0t_routing::queue::Class;
@@ -37,9 +39,12 @@ pub struct Run {
     pub last_len: usize,
 }
 
+/// A train that is to go, where to, and the flow that it belongs to.
+pub type Departure = (Underlay, u32, Train);
+
 #[derive(Default)]
 pub struct Egress {
-    queues: BTreeMap<LinkId, FairQueue<(Underlay, Train)>>,
+    queues: BTreeMap<LinkId, FairQueue<Departure>>,
     /// The train that packets are being added to.
     open: Option<(Lane, Train)>,
     /// Whose turn it was last.
@@ -72,6 +77,13 @@ impl Egress {
         }
     }
 
+    /// The room that was reserved last is filled, and sealed when the train leaves. `runs` are done one after the other.
+    pub fn seal_later(&mut self, (len, stride): (usize, usize), runs: impl IntoIterator<Item = SealingRun>) {
+        if let Some((_, train)) = &mut self.open {
+            runs.into_iter().for_each(|run| train.seal_later(len, stride, run));
+        }
+    }
+
     /// A whole train goes on its way.
     pub fn push(&mut self, lane: Lane, train: Train, pool: &mut Pool, now: Instant) {
         self.close(pool, now);
@@ -79,7 +91,7 @@ impl Egress {
     }
 
     /// The next train: neighbours take turns, each gives its most urgent class first and its flows in turn.
-    pub fn pop(&mut self, pool: &mut Pool, now: Instant) -> Option<(Underlay, Train)> {
+    pub fn pop(&mut self, pool: &mut Pool, now: Instant) -> Option<Departure> {
         self.close(pool, now);
         if self.waiting == 0 {
             return None;
@@ -126,7 +138,7 @@ impl Egress {
         let before = queue.len();
         let train = if before < STANDING_QUEUE { train } else { pool.fit_to_wait(train) };
         let size = Size { packets: train.count(), bytes: train.len() };
-        queue.push(lane.class, lane.flow, size, (lane.to, train), now);
+        queue.push(lane.class, lane.flow, size, (lane.to, lane.flow, train), now);
         self.waiting = self.waiting + queue.len() - before;
     }
 }
@@ -159,7 +171,7 @@ mod tests {
 
     fn drain(egress: &mut Egress, pool: &mut Pool) -> Vec<(usize, usize, u8)> {
         std::iter::from_fn(|| egress.pop(pool, Instant::ZERO))
-            .map(|(_, train)| (train.count(), train.len(), train.bytes()[0]))
+            .map(|(_, _, train)| (train.count(), train.len(), train.bytes()[0]))
             .collect()
     }
 

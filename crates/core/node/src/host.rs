@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::packet::flow_of;
 use crate::train::Train;
 
 /// What the host has left undone in a packet, or asks to have done (virtio 1.2, section 5.1.6.2). Nothing, by default.
@@ -109,6 +110,22 @@ impl Delivery {
             let pieces = self.pieces[packet.pieces.clone()].iter();
             (packet, pieces.map(|piece| &self.train.bytes()[piece.clone()]))
         })
+    }
+
+    /// The flow that a packet belongs to: the same number for all packets of one conversation in one direction.
+    pub fn flow(&self, packet: &HostPacket) -> u32 {
+        let first = self.pieces.get(packet.pieces.start).and_then(|piece| self.train.bytes().get(piece.clone()));
+        flow_of(first.unwrap_or_default())
+    }
+
+    /// Bytes of the buffer that they are in.
+    pub const fn len(&self) -> usize {
+        self.train.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub const fn is_empty(&self) -> bool {
+        self.packets.is_empty()
     }
 
     /// How many packets there are.

@@ -257,7 +257,7 @@ impl Node {
         if let Some(index) = join_sender(packet) {
             self.join_relay.answered(remote, index, self.now);
         }
-        self.push(Output::Datagrams { to: remote, train: Train::single(packet.to_vec()) });
+        self.push(Output::Datagrams { to: remote, flow: None, train: Train::single(packet.to_vec()) });
     }
 
     /// A joiner presents its token, or a node that slept too long its old SVID.

@@ -17,6 +17,7 @@
 //! simulated is what ships.
 
 mod api;
+pub mod assignments;
 mod authority_path;
 pub mod beacon;
 mod coalesce;
@@ -37,6 +38,7 @@ mod links;
 mod look;
 pub mod message;
 mod node;
+mod opening;
 pub mod packet;
 mod path_mtu;
 pub mod pieces;
@@ -51,6 +53,7 @@ mod start;
 mod stats;
 mod train;
 mod trust_path;
+mod unsealed;
 mod view;
 mod workload_api_path;
 
@@ -60,8 +63,10 @@ pub use drive::Drive;
 pub use host::{Delivery, HostOffload, HostPacket, Offload, PartialChecksum, Segments, Transport};
 pub use message::PACKET_LEN_MAX;
 pub use node::Node;
+pub use opening::{Opening, WAITING_MAX as OPENINGS_WAITING_MAX};
 pub use start::{Crypto, NodeConfig, Signatures, Start, StartError, VerifyAfresh, stored_authorities};
 pub use stats::Stats;
 pub use train::{TRAIN_BYTES, TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX, Train};
+pub use unsealed::{Unsealable, Unsealed};
 pub use view::{PeerView, RouteView, SessionView, StatusView, SuccessorView, UnansweredView, View};
 pub use x0t_overlay::CertificateDer;

@@ -9,6 +9,7 @@ use x0t_overlay::{Carrier, Endpoint, Purpose};
 use x0t_routing::Router;
 
 use crate::api::{Input, NodeEvent, Output, What};
+use crate::assignments::OVERTAKING_MAX;
 use crate::authority_path::AuthorityDesk;
 use crate::coalesce::Coalescer;
 use crate::commands::Pending;
@@ -21,6 +22,7 @@ use crate::ends::Ends;
 use crate::host::{Delivery, HostOffload};
 use crate::join_path::JoinRelay;
 use crate::links::Links;
+use crate::opening::Openings;
 use crate::pieces::Reassembly;
 use crate::punch::Punch;
 use crate::ration::Ration;
@@ -31,6 +33,7 @@ use crate::start::{NodeConfig, Start, StartError};
 use crate::stats::Stats;
 use crate::train::{Pool, Train};
 use crate::trust_path::Trust;
+use crate::unsealed::Unsealed;
 use crate::view::View;
 
 /// Neighbours wait five seconds at the longest before they give up on a silent one.
@@ -69,6 +72,8 @@ pub struct Node {
     pub(crate) links: Links,
     pub(crate) ends: Ends,
     pub(crate) egress: Egress,
+    /// Trains that are out to be opened, and those behind them.
+    pub(crate) openings: Openings,
     pub(crate) receipts: Receipts,
     /// Packets that came in one session and are not counted there yet.
     pub(crate) arrivals: Option<Arrivals>,
@@ -132,6 +137,8 @@ impl Node {
             .discovery
             .map(|terms| Discovery::new(terms, spiffe_id.trust_domain(), me, entropy.fork("discovery"), now));
         let punch = Punch::new(prefix, entropy.fork("punch"), now);
+        let pool = if config.hands_out.is_some() { Pool::with_workers() } else { Pool::default() };
+        let receipts = Receipts::with_overtaking(config.hands_out.map_or(0, |_| OVERTAKING_MAX));
         let mut node = Self {
             prefix,
             names: BTreeMap::from([(me, spiffe_id.clone())]),
@@ -149,10 +156,11 @@ impl Node {
             links: Links::default(),
             ends: Ends::default(),
             egress: Egress::default(),
-            receipts: Receipts::default(),
+            openings: Openings::default(),
+            receipts,
             arrivals: None,
             copies: Vec::new(),
-            pool: Pool::default(),
+            pool,
             coalescer: Coalescer::default(),
             host_offload: HostOffload::default(),
             fates: Vec::new(),
@@ -232,6 +240,7 @@ impl Node {
         let is_owed = matches!(
             output,
             Output::Persist(_)
+                | Output::Open(_)
                 | Output::Reply { .. }
                 | Output::AuthorityRequest { .. }
                 | Output::AuthorityReply { .. }
@@ -330,6 +339,11 @@ impl Drive for Node {
                     return;
                 }
             }
+            Input::Opened(opening) => {
+                if !self.on_opened(opening) {
+                    return;
+                }
+            }
             Input::LocalPacket { bytes, offload } => self.on_local_packet(bytes, offload),
             Input::HostInterface(offload) => self.host_offload = offload,
             Input::Interface { index, up } => self.on_interface(index, up),
@@ -355,7 +369,14 @@ impl Drive for Node {
         if let Some(output) = self.out.pop_front() {
             return Some(output);
         }
-        self.egress.pop(&mut self.pool, self.now).map(|(to, train)| Output::Datagrams { to, train })
+        let (to, flow, train) = self.egress.pop(&mut self.pool, self.now)?;
+        Some(match Unsealed::of(train) {
+            Ok(unsealed) => {
+                self.stats.trains_sealed_elsewhere += 1;
+                Output::Seal { to, flow, unsealed }
+            }
+            Err(train) => Output::Datagrams { to, flow: Some(flow), train },
+        })
     }
 
     fn spare_train(&mut self) -> Train {

@@ -36,17 +36,23 @@ pub enum Malformed {
 /// Reads a packet (RFC 8200, 3).
 pub fn summarise(packet: &[u8]) -> Result<Summary, Malformed> {
     check(packet)?;
-    let next_header = packet[6];
+    Ok(Summary {
+        source: address(&packet[8..24]),
+        destination: address(&packet[24..40]),
+        flow: flow_of(packet),
+        next_header: packet[6],
+    })
+}
+
+/// The flow of a packet, whether it is well formed or not: see [`Summary::flow`]. Its length field is not looked at.
+pub fn flow_of(packet: &[u8]) -> u32 {
+    let Some(header) = packet.first_chunk::<HEADER_LEN>() else { return 0 };
+    let next_header = header[6];
     let ports: &[u8] = match next_header {
         NEXT_HEADER_TCP | NEXT_HEADER_UDP if packet.len() >= HEADER_LEN + 4 => &packet[HEADER_LEN..HEADER_LEN + 4],
         _ => &[],
     };
-    Ok(Summary {
-        source: address(&packet[8..24]),
-        destination: address(&packet[24..40]),
-        flow: fnv1a(&[&packet[8..40], &[next_header], ports]),
-        next_header,
-    })
+    fnv1a(&[&header[8..40], &[next_header], ports])
 }
 
 /// Source and destination of a packet that is well formed as far as this node cares. If it is `unsummed`, its TCP or UDP header must

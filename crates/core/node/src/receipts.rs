@@ -134,9 +134,16 @@ pub struct Receipts {
     inbound: BTreeMap<SessionId, Inbound>,
     actions: VecDeque<Action>,
     due: Option<Instant>,
+    /// Packets that may leave before one whose number is lower.
+    overtaking: u64,
 }
 
 impl Receipts {
+    /// For a node whose packets leave out of order: one may be overtaken by so many before it leaves at all.
+    pub fn with_overtaking(overtaking: u64) -> Self {
+        Self { overtaking, ..Self::default() }
+    }
+
     /// Packets `first .. first + count` of `session` with `node`, of `len` bytes each, went by `link` and by no other.
     pub fn sent(
         &mut self,
@@ -203,7 +210,7 @@ impl Receipts {
                 way.tolerate(size, expected(way.link), others);
             }
         }
-        end.ledger.report(seen, held, &mut end.ways, now);
+        end.ledger.report(seen, (held, self.overtaking), &mut end.ways, now);
         for way in &mut end.ways {
             let link = way.link;
             if way.is_relieved() {

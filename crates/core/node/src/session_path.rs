@@ -301,7 +301,7 @@ impl Node {
                 if let Some(link) = transmit.session.and_then(|session| self.links.of_session(session)) {
                     self.router.sent(link, self.now);
                 }
-                self.push(Output::Datagrams { to, train: Train::single(transmit.bytes) });
+                self.push(Output::Datagrams { to, flow: None, train: Train::single(transmit.bytes) });
             }
             Carrier::Overlay(node) => {
                 self.originate(node, PayloadKind::EndToEnd, 0, &transmit.bytes);

@@ -35,6 +35,9 @@ pub struct NodeConfig {
     pub routing: RoutingConfig,
     /// How the SVID is kept fresh.
     pub rotation: RotationConfig,
+    /// If anything is said, bulk is sealed, and trains of at least so many bytes are opened, by whoever drives the node
+    /// ([`crate::Output::Seal`], [`crate::Output::Open`]), so that it can be done on other threads. Otherwise the node does it at once.
+    pub hands_out: Option<usize>,
     /// Which flows take two ways at once, at most [`RULES_MAX`](crate::critical::RULES_MAX) rules.
     pub critical: Vec<Rule>,
 }
@@ -50,6 +53,7 @@ impl Default for NodeConfig {
             endpoint: EndpointConfig::default(),
             routing: RoutingConfig::default(),
             rotation: RotationConfig::default(),
+            hands_out: None,
             critical: vec![Rule::EXPEDITED],
         }
     }

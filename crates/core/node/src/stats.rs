@@ -13,6 +13,12 @@ pub struct Stats {
     pub times_away: u64,
     /// Times the cores still had something to say after the bound; should stay 0.
     pub settle_rounds_exhausted: u64,
+    /// Datagrams dropped because too many waited to be opened elsewhere.
+    pub datagrams_dropped_unopened: u64,
+    /// Trains that were given away to be opened.
+    pub trains_opened_elsewhere: u64,
+    /// Trains that were given away to be sealed.
+    pub trains_sealed_elsewhere: u64,
     /// Packets relayed for others.
     pub packets_forwarded: u64,
     /// Of these, sent to their destination without a hop header.

@@ -5,6 +5,7 @@
 //! opened, forwarded or delivered in place, and it comes back to the [`Pool`] when the kernel has copied it.
 
 use crate::host::Delivery;
+use crate::unsealed::Step;
 
 /// Bytes of a pooled buffer: the most that UDP GRO hands over at once.
 pub const TRAIN_BYTES: usize = 1 << 16;
@@ -14,6 +15,8 @@ pub const TRAIN_BYTES_MAX: usize = 65_000;
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
 /// Buffers that wait to be used again: 1 MiB.
 const SPARE_MAX: usize = 16;
+/// The same where others work for the node, which have as many at a time: 4 MiB.
+const SPARE_WITH_WORKERS_MAX: usize = 64;
 /// What is shorter than this share of its buffer is moved to one that fits before it has to wait.
 const COMPACT_SHARE: usize = 4;
 
@@ -23,6 +26,8 @@ pub struct Train {
     storage: Vec<u8>,
     len: usize,
     stride: usize,
+    /// What is left to seal, in this order. Only in an [`Unsealed`](crate::Unsealed) train, or one that is becoming one.
+    pub(crate) steps: Vec<Step>,
 }
 
 impl std::fmt::Debug for Train {
@@ -35,12 +40,12 @@ impl Train {
     /// One datagram.
     pub const fn single(bytes: Vec<u8>) -> Self {
         let len = bytes.len();
-        Self { storage: bytes, len, stride: len }
+        Self { storage: bytes, len, stride: len, steps: Vec::new() }
     }
 
     /// An empty one with a buffer of [`TRAIN_BYTES`].
     pub fn empty() -> Self {
-        Self { storage: vec![0; TRAIN_BYTES], len: 0, stride: 0 }
+        Self { storage: vec![0; TRAIN_BYTES], len: 0, stride: 0, steps: Vec::new() }
     }
 
     /// Bytes of all datagrams together.
@@ -139,13 +144,25 @@ impl Train {
 }
 
 /// Buffers, and the lists of deliveries, that are ready to be used again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
     spare: Vec<Train>,
+    spare_max: usize,
     deliveries: Vec<Delivery>,
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        Self { spare: Vec::new(), spare_max: SPARE_MAX, deliveries: Vec::new() }
+    }
+}
+
 impl Pool {
+    /// One for a node that others work for.
+    pub fn with_workers() -> Self {
+        Self { spare_max: SPARE_WITH_WORKERS_MAX, ..Self::default() }
+    }
+
     /// An empty train.
     pub fn take(&mut self) -> Train {
         self.spare.pop().unwrap_or_else(Train::empty)
@@ -153,8 +170,9 @@ impl Pool {
 
     /// Takes a buffer back. Nothing is wiped: the next user writes before it reads.
     pub fn give(&mut self, mut train: Train) {
-        if train.is_pooled() && self.spare.len() < SPARE_MAX {
+        if train.is_pooled() && self.spare.len() < self.spare_max {
             train.set(0, 0);
+            train.steps.clear();
             self.spare.push(train);
         }
     }
@@ -167,7 +185,7 @@ impl Pool {
     /// Takes a delivery back, with its buffer.
     pub fn give_delivery(&mut self, mut delivery: Delivery) {
         self.give(std::mem::take(&mut delivery.train));
-        if self.deliveries.len() < SPARE_MAX {
+        if self.deliveries.len() < self.spare_max {
             self.deliveries.push(delivery);
         }
     }
@@ -177,7 +195,9 @@ impl Pool {
         if !train.is_sparse() {
             return train;
         }
-        let compact = Train { storage: train.bytes().to_vec(), len: train.len, stride: train.stride };
+        let mut train = train;
+        let steps = std::mem::take(&mut train.steps);
+        let compact = Train { storage: train.bytes().to_vec(), len: train.len, stride: train.stride, steps };
         self.give(train);
         compact
     }

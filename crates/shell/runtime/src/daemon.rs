@@ -1,6 +1,6 @@
 //! A whole node on this host: state directory, sockets, interface, HTTP and the event loop, from start to goodbye.
 //!
-//! The event loop has a thread of its own and nothing else runs there. Everything that may take its time, HTTP, TLS connections, link
+//! The event loop has a thread of its own and nothing else runs there; its workers, if it has any, have theirs. Everything that may take its time, HTTP, TLS connections, link
 //! events, signals, shares the caller's runtime, for which one thread is enough.
 
 use std::net::SocketAddr;
@@ -117,6 +117,7 @@ pub async fn run<N: Drive + Send + 'static>(
     let listeners = Listeners { tcp, admin: http::bind_admin(&admin)? };
     let stop = stop_signals()?;
 
+    let workers = settings.workers();
     let node = make_node(&mut state, &listen, clock.now(), clock.wall()).context("failed to start the node")?;
     let tun_config = TunConfig {
         name: settings.tun_name,
@@ -135,7 +136,10 @@ pub async fn run<N: Drive + Send + 'static>(
     let (authority, questions) = mpsc::channel(AUTHORITY_WAITING_MAX);
     let authority = companion.is_some().then_some(authority);
     let io = Io { udp, tls, discovery, tun, netstack, links, authority, store: state, stop };
-    let (event_loop, handle) = EventLoop::new(node, clock, io).context("cannot watch the sockets")?;
+    let (mut event_loop, handle) = EventLoop::new(node, clock, io).context("cannot watch the sockets")?;
+    if workers > 0 {
+        event_loop = event_loop.with_workers(workers).context("cannot start workers; start with --workers 0")?;
+    }
     let (stop_http, stopped) = watch::channel(false);
     let beside = Beside { node: handle.clone(), questions, stop: stopped.clone() };
     let more = companion.map(|companion| companion(beside)).transpose()?.unwrap_or_default();

@@ -16,6 +16,7 @@
 //! Nothing ticks: an idle node sleeps until its own next deadline.
 
 mod aside;
+mod handing_out;
 mod netstack;
 mod stall;
 mod stats;
@@ -42,7 +43,9 @@ use crate::state_dir::{StateDir, StateDirError};
 use crate::tls_transport::TlsTransport;
 use crate::tun::Tun;
 use crate::udp::{Batch, Received, UdpSockets};
+use crate::workers::Workers;
 
+pub use handing_out::HANDED_OUT_LEN_MIN;
 use stall::Stall;
 pub use stats::LoopStats;
 
@@ -118,6 +121,10 @@ pub struct EventLoop<N, S> {
     clock: Clock,
     io: Io<S>,
     poller: Poller,
+    /// Who works for it; nobody by default.
+    workers: Option<Workers>,
+    /// Whether there is more to take in behind what the node is told of: only then is work handed out.
+    busy: bool,
     /// Whether more was waiting when the last turn ended.
     more: bool,
     /// Whether anything was taken in when it was last waited.
@@ -164,6 +171,8 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             clock,
             io,
             poller: Poller::new()?,
+            workers: None,
+            busy: false,
             more: false,
             took_in: false,
             links,
@@ -216,6 +225,9 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         self.handle(Input::HostInterface(offload));
         loop {
             if let Some(ending) = self.ending {
+                if let Some(workers) = self.workers.take() {
+                    workers.finish();
+                }
                 self.io.udp.flush(drop);
                 return Ok(ending);
             }
@@ -235,14 +247,15 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             // There may be more where that came from.
             self.poller.waker().wake();
         }
-        self.io.udp.watch(&mut self.poller, running)?;
+        let (datagrams, packets) = (running && self.opens_more(), self.takes_packets());
+        self.io.udp.watch(&mut self.poller, datagrams)?;
         match &self.io.tun {
-            Some(tun) => tun.watch(&mut self.poller, running)?,
+            Some(tun) => tun.watch(&mut self.poller, packets)?,
             None => self.poller.closed(Source::Interface),
         }
         // Also with something from aside the sockets are looked at: a stack that always has packets must not keep the peers' waiting
         // until the kernel drops them.
-        let sleeps = !self.more && aside.is_pending();
+        let sleeps = !self.more && aside.is_pending() && self.may_sleep();
         let patience = if sleeps { self.next_deadline().since(self.clock.now()) } else { Duration::ZERO };
         let ready = self.poller.wait(patience)?;
         self.io.udp.wake(&ready);
@@ -296,11 +309,13 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
         self.retry_persist();
         let node = &mut self.node;
         self.io.udp.flush(|train| node.reclaim_train(train));
+        self.take_opened();
         self.perform_outputs();
         let mut more = false;
         for _ in 0..ROUNDS_MAX {
             let (udp, tls, tun) = (self.take_datagrams(), self.take_frames(), self.take_packets());
             more = udp || tls || tun;
+            self.take_opened();
             self.handle_timeout();
             if !more {
                 break;
@@ -324,15 +339,13 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
     /// Does what the node says, in its order, until it has nothing more to say, the kernel takes no more datagrams, or a record
     /// cannot be made durable.
     fn perform_outputs(&mut self) {
-        while self.stall.is_none() && self.io.udp.is_flushed() {
+        while self.stall.is_none() && self.has_room() {
             let Some(output) = self.node.poll_output() else { return };
             match output {
-                Output::Datagrams { to: Underlay::Udp(to), train } => {
-                    if let Some(spent) = self.io.udp.send(to, train) {
-                        self.node.reclaim_train(spent);
-                    }
-                }
-                Output::Datagrams { to: Underlay::Tls(to), train } => {
+                Output::Datagrams { to: Underlay::Udp(to), flow, train } => self.send(to, flow, train),
+                Output::Seal { to, flow, unsealed } => self.seal(to, flow, unsealed),
+                Output::Open(opening) => self.open(opening),
+                Output::Datagrams { to: Underlay::Tls(to), train, .. } => {
                     train.datagrams().for_each(|datagram| self.io.tls.send(to, datagram));
                     self.node.reclaim_train(train);
                 }
@@ -341,10 +354,7 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
                         discovery.send(&beacon);
                     }
                 }
-                Output::LocalPackets(delivery) => {
-                    self.deliver(&delivery);
-                    self.node.reclaim_delivery(delivery);
-                }
+                Output::LocalPackets(delivery) => self.hand_over(delivery),
                 Output::Persist(record) => self.persist(record),
                 Output::AuthorityRequest { ticket, request } => self.pass_to_authority(ticket, request),
                 Output::AuthorityReply { id, outcome } => {
@@ -395,19 +405,22 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
     }
 
     fn take_datagrams(&mut self) -> bool {
-        if !self.takes_in() {
+        if !self.takes_in() || !self.opens_more() {
             return false;
         }
         let mut batch = std::mem::take(&mut self.batch);
         let node = &mut self.node;
         let full = self.io.udp.receive(&mut batch, || node.spare_train());
         // What a node that was just held or has stopped does not get is lost, as datagrams may be.
-        for Received { from, interface, train } in batch.drain() {
+        let mut received = batch.drain();
+        while let Some(Received { from, interface, train }) = received.next() {
+            self.busy = full || received.len() > 0;
             if self.takes_in() {
                 self.handle(Input::Datagrams { from: Underlay::Udp(from), interface, train });
             }
         }
-        self.batch = batch;
+        drop(received);
+        (self.batch, self.busy) = (batch, false);
         full
     }
 
@@ -433,13 +446,17 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
     /// Takes what the host wants carried. The node is asked what to send only after all of it is told.
     fn take_packets(&mut self) -> bool {
         let mut packet = std::mem::take(&mut self.packet);
-        let (mut taken, mut bytes) = (0, 0);
-        while let Some(tun) = self.io.tun.as_mut().filter(|_| self.stall.is_none() && self.ending.is_none()) {
+        let (mut taken, mut bytes, mut told) = (0, 0, 0);
+        while self.takes_packets()
+            && let Some(tun) = &mut self.io.tun
+        {
             if taken == TUN_BATCH || bytes >= TUN_BATCH_BYTES {
                 break;
             }
             match tun.try_receive(&mut packet) {
                 Ok((length, offload)) => {
+                    self.pass_on(&mut told);
+                    told += length;
                     (taken, bytes) = (taken + 1, bytes + length);
                     self.stats.host_packets_received += 1;
                     if packet.first().is_some_and(|byte| byte >> 4 == 6) {
@@ -593,7 +610,11 @@ impl<N: Drive, S: Store> EventLoop<N, S> {
             view.status.ready = false;
             view.status.not_ready_because = Some(stall.reason());
         }
+        let workers = self.workers.as_ref().map(Workers::stats).unwrap_or_default();
         let runtime = LoopStats {
+            workers,
+            host_packets_sent: self.stats.host_packets_sent + workers.host_packets_sent,
+            host_packets_dropped: self.stats.host_packets_dropped + workers.host_packets_dropped,
             udp: self.io.udp.stats(),
             tls: self.io.tls.stats(),
             discovery: self.io.discovery.as_ref().map(DiscoverySockets::stats).unwrap_or_default(),

@@ -10,7 +10,7 @@
 //!
 //! From there on one thread, the [`event_loop`], owns the node and sleeps in a [`poller`]: an input goes in, outputs come out and
 //! are done in their order, and nothing happens until the next input or the node's own deadline. A record that cannot be made
-//! durable stops everything that would come after it. Everybody else talks to that thread through a [`handle`]: the HTTP server, which shows the [`metrics`] and the
+//! durable stops everything that would come after it. What is dear and needs no state may be done by [`workers`]. Everybody else talks to that thread through a [`handle`]: the HTTP server, which shows the [`metrics`] and the
 //! [`topology`] and streams the [`news`], and through it the command line's [`admin_client`].
 //!
 //! A signal or a command asks the node to say goodbye; after that, or after two seconds, the process ends.
@@ -35,3 +35,4 @@ pub mod tls_transport;
 pub mod topology;
 pub mod tun;
 pub mod udp;
+pub mod workers;

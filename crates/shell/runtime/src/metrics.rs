@@ -70,6 +70,8 @@ const LOOP_COUNTERS: &[LoopCounter] = &[
     ("super_packets_refused", "Super-packets that the kernel refused", |s| s.super_packets_refused),
     ("host_packets_sent", "Packets handed to the host", |s| s.host_packets_sent),
     ("host_packets_dropped", "Packets for the host that it did not take", |s| s.host_packets_dropped),
+    ("worker_jobs", "Jobs given to the threads that work for the event loop", |s| s.workers.jobs),
+    ("worker_trains_unsealable", "Runs of datagrams that did not seal", |s| s.workers.trains_unsealable),
     ("loop_wakeups", "How often the event loop woke up", |s| s.wakeups),
     ("loop_timeouts", "How often a deadline of the node had come", |s| s.timeouts),
     ("link_changes", "Changes of interfaces that the kernel reported", |s| s.link_changes),

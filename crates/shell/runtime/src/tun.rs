@@ -5,6 +5,8 @@ mod vnet;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
@@ -81,13 +83,21 @@ pub enum TunError {
 
 /// An interface that is up. It disappears when this value is dropped.
 pub struct Tun {
-    device: SyncDevice,
+    writer: TunWriter,
     name: String,
     /// Whether the poller has said that there is something, or there is likely to be.
     ready: bool,
+    offload: HostOffload,
+}
+
+/// Hands packets to the host, on whichever thread.
+#[derive(Clone)]
+pub struct TunWriter {
+    device: Arc<SyncDevice>,
     /// Whether each packet has a virtio-net header in front.
     vnet: bool,
-    offload: HostOffload,
+    /// Whether the kernel has refused a super-packet.
+    refused: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Tun {
@@ -124,7 +134,9 @@ impl Tun {
         if config.offload && !(offload.tcp && offload.udp) {
             tracing::info!(?offload, interface = name, "the kernel takes over less than it could");
         }
-        Ok(Self { vnet: device.tcp_gso(), device, name, ready: true, offload })
+        let vnet = device.tcp_gso();
+        let writer = TunWriter { device: Arc::new(device), vnet, refused: Arc::default() };
+        Ok(Self { writer, name, ready: true, offload })
     }
 
     /// As `mode` says: `Ok(None)` if there is to be none, or if there can be none and `Auto` allows that.
@@ -154,7 +166,7 @@ impl Tun {
     /// Those of [`Poller::watch`].
     pub fn watch(&self, poller: &mut Poller, packets: bool) -> io::Result<()> {
         let interest = if packets { EventFlags::IN } else { EventFlags::empty() };
-        poller.watch(Source::Interface, &self.device, interest)
+        poller.watch(Source::Interface, &*self.writer.device, interest)
     }
 
     /// The poller may have found something for [`Self::try_receive`].
@@ -165,6 +177,16 @@ impl Tun {
     /// What the kernel takes over.
     pub fn offload(&self) -> HostOffload {
         self.offload
+    }
+
+    /// What hands packets to the host on another thread.
+    pub fn writer(&self) -> TunWriter {
+        self.writer.clone()
+    }
+
+    /// Whether the kernel has refused a super-packet since the last look.
+    pub fn take_refusal(&self) -> bool {
+        self.writer.refused.load(Ordering::Relaxed) && self.writer.refused.swap(false, Ordering::Relaxed)
     }
 
     /// Gives the kernel no super-packets from here on.
@@ -183,10 +205,10 @@ impl Tun {
         }
         let mut header = [0; vnet::HEADER_LEN];
         let mut slices = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
-        let received = self.device.recv_vectored(&mut slices[usize::from(!self.vnet)..]);
+        let received = self.writer.device.recv_vectored(&mut slices[usize::from(!self.writer.vnet)..]);
         self.ready = received.is_ok();
         let read = received?;
-        if !self.vnet {
+        if !self.writer.vnet {
             return Ok((read, Offload::default()));
         }
         let length = read.checked_sub(vnet::HEADER_LEN).ok_or(io::ErrorKind::InvalidData)?;
@@ -203,6 +225,20 @@ impl Tun {
         packet: &HostPacket,
         pieces: impl ExactSizeIterator<Item = &'p [u8]>,
     ) -> io::Result<()> {
+        let sent = self.writer.try_send(packet, pieces);
+        // Within this call the kernel has passed it up to its protocols, and what they answer at once (an echo, an acknowledgement) is
+        // here already.
+        self.ready = true;
+        sent
+    }
+}
+
+impl TunWriter {
+    /// See [`Tun::try_send`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn try_send<'p>(&self, packet: &HostPacket, pieces: impl ExactSizeIterator<Item = &'p [u8]>) -> io::Result<()> {
         let header = if self.vnet { vnet::encode(packet) } else { [0; vnet::HEADER_LEN] };
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         let mut count = 0;
@@ -218,9 +254,12 @@ impl Tun {
             count += 1;
         }
         let sent = self.device.send_vectored(&slices[..count]);
-        // Within this call the kernel has passed it up to its protocols, and what they answer at once (an echo, an acknowledgement) is
-        // here already.
-        self.ready = true;
+        if let Err(error) = &sent
+            && packet.offload.segments.is_some()
+            && error.kind() == io::ErrorKind::InvalidInput
+        {
+            self.refused.store(true, Ordering::Relaxed);
+        }
         sent.map(drop)
     }
 }

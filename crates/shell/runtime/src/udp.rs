@@ -4,17 +4,22 @@
 //! a run in one call (GSO), or in as many as it takes where the kernel or the device cannot do that; queues what the kernel cannot
 //! take yet. Addresses that the kernel says it cannot reach are collected.
 
+mod outlet;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+use quinn_udp::{RecvMeta, UdpSocketState};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use x0t_node::Train;
 
 use crate::poller::{EventFlags, Poller, Ready, Source};
+
+pub use outlet::UdpSender;
+use outlet::{Elsewhere, Hints, Outlet, Sending};
 
 /// Trains taken from the kernel at once.
 const BATCH: usize = 16;
@@ -23,8 +28,6 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Trains that wait for the kernel, for each family. Who sends is to look at [`UdpSockets::is_flushed`] first; this bounds those
 /// who do not.
 const QUEUE_MAX: usize = 64;
-/// Unreachable addresses remembered between two looks.
-const UNREACHABLE_MAX: usize = 256;
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,30 @@ pub struct UdpStats {
     pub receive_errors: u64,
 }
 
+impl UdpStats {
+    /// Adds what was counted elsewhere.
+    fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.datagrams_received, other.datagrams_received),
+            (&mut self.bytes_received, other.bytes_received),
+            (&mut self.datagrams_sent, other.datagrams_sent),
+            (&mut self.bytes_sent, other.bytes_sent),
+            (&mut self.send_calls, other.send_calls),
+            (&mut self.trains_received, other.trains_received),
+            (&mut self.datagrams_queued, other.datagrams_queued),
+            (&mut self.datagrams_dropped_queue_full, other.datagrams_dropped_queue_full),
+            (&mut self.datagrams_dropped_no_socket, other.datagrams_dropped_no_socket),
+            (&mut self.datagrams_dropped_too_big, other.datagrams_dropped_too_big),
+            (&mut self.datagrams_refused, other.datagrams_refused),
+            (&mut self.segmentation_refused, other.segmentation_refused),
+            (&mut self.icmp_errors, other.icmp_errors),
+            (&mut self.receive_errors, other.receive_errors),
+        ] {
+            *sum += more;
+        }
+    }
+}
+
 /// The sockets of a node.
 #[derive(Debug)]
 pub struct UdpSockets {
@@ -89,49 +116,18 @@ pub struct UdpSockets {
     v6: Option<Socket>,
     hints: Hints,
     stats: UdpStats,
+    elsewhere: Arc<Mutex<Elsewhere>>,
     /// Whether runs are sent in one call.
     segments: bool,
 }
 
 #[derive(Debug)]
 struct Socket {
-    raw: RawSocket,
+    outlet: Arc<Outlet>,
     /// What the poller has said and nobody has looked at.
     ready: EventFlags,
-    state: UdpSocketState,
     local: SocketAddr,
     queue: VecDeque<Sending>,
-}
-
-/// What the kernel said about destinations. Bounded, for there is no telling how many.
-#[derive(Debug, Default)]
-struct Hints {
-    unreachable: BTreeSet<SocketAddr>,
-    /// The shortest datagram that was too long for the device.
-    too_big: BTreeMap<SocketAddr, usize>,
-}
-
-impl Hints {
-    fn note_unreachable(&mut self, to: SocketAddr) {
-        if self.unreachable.len() < UNREACHABLE_MAX {
-            self.unreachable.insert(to);
-        }
-    }
-
-    fn note_too_big(&mut self, to: SocketAddr, len: usize) {
-        if self.too_big.len() < UNREACHABLE_MAX || self.too_big.contains_key(&to) {
-            self.too_big.entry(to).and_modify(|least| *least = len.min(*least)).or_insert(len);
-        }
-    }
-}
-
-/// A train on its way into the kernel.
-#[derive(Debug)]
-struct Sending {
-    to: SocketAddr,
-    train: Train,
-    /// Bytes that the kernel has taken, or has refused for good.
-    done: usize,
 }
 
 impl UdpSockets {
@@ -141,8 +137,14 @@ impl UdpSockets {
     /// # Errors
     /// `InUse` with the port, or what the operating system said.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, BindError> {
-        let mut sockets =
-            Self { v4: None, v6: None, hints: Hints::default(), stats: UdpStats::default(), segments: true };
+        let mut sockets = Self {
+            v4: None,
+            v6: None,
+            hints: Hints::default(),
+            stats: UdpStats::default(),
+            elsewhere: Arc::default(),
+            segments: true,
+        };
         for &address in addresses {
             let optional = address.is_ipv6() && address.ip().is_unspecified() && addresses.len() > 1;
             let place = if address.is_ipv4() { &mut sockets.v4 } else { &mut sockets.v6 };
@@ -173,7 +175,16 @@ impl UdpSockets {
 
     /// What was counted.
     pub fn stats(&self) -> UdpStats {
-        self.stats
+        let mut stats = self.stats;
+        stats.add(&self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).stats);
+        stats
+    }
+
+    /// What sends on another thread.
+    pub fn sender(&self) -> UdpSender {
+        let outlet = |socket: &Option<Socket>| socket.as_ref().map(|socket| Arc::clone(&socket.outlet));
+        let (v4, v6) = (outlet(&self.v4), outlet(&self.v6));
+        UdpSender { v4, v6, segments: self.segments, elsewhere: Arc::clone(&self.elsewhere) }
     }
 
     /// Has the sockets watched: for arrivals if they are wanted, and for room while something waits for it. A socket that were watched for
@@ -187,7 +198,7 @@ impl UdpSockets {
             let mut interest = EventFlags::empty();
             interest.set(EventFlags::IN, arrivals);
             interest.set(EventFlags::OUT, !socket.queue.is_empty());
-            poller.watch(source, &socket.raw, interest)?;
+            poller.watch(source, &socket.outlet.raw, interest)?;
         }
         Ok(())
     }
@@ -208,7 +219,7 @@ impl UdpSockets {
         for socket in self.v4.iter_mut().chain(&mut self.v6) {
             let ready = std::mem::replace(&mut socket.ready, EventFlags::empty());
             if ready.contains(EventFlags::ERR) {
-                socket.read_errors(&mut self.hints, &mut self.stats);
+                socket.outlet.read_errors(&mut self.hints, &mut self.stats);
             }
             if !ready.contains(EventFlags::IN) {
                 continue;
@@ -240,11 +251,13 @@ impl UdpSockets {
             self.hints.note_unreachable(to);
             return Some(train);
         };
-        let mut sending = Sending { to, train, done: 0 };
-        if socket.queue.is_empty() && socket.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats) {
+        let mut sending = Sending::new(to, train);
+        if socket.queue.is_empty()
+            && socket.outlet.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats)
+        {
             return Some(sending.train);
         }
-        let left = (sending.train.len() - sending.done).div_ceil(sending.train.stride().max(1)) as u64;
+        let left = sending.left();
         if socket.queue.len() < QUEUE_MAX {
             socket.queue.push_back(sending);
             self.stats.datagrams_queued += left;
@@ -259,7 +272,7 @@ impl UdpSockets {
     pub fn flush(&mut self, mut spent: impl FnMut(Train)) {
         for socket in self.v4.iter_mut().chain(&mut self.v6) {
             while let Some(mut sending) = socket.queue.pop_front() {
-                if !socket.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats) {
+                if !socket.outlet.try_send(&mut sending, self.segments, &mut self.hints, &mut self.stats) {
                     socket.queue.push_front(sending);
                     break;
                 }
@@ -275,13 +288,24 @@ impl UdpSockets {
 
     /// Addresses that the kernel could not reach since the last look. A hint: anybody may forge an ICMP error.
     pub fn take_unreachable(&mut self) -> BTreeSet<SocketAddr> {
+        self.gather();
         std::mem::take(&mut self.hints.unreachable)
     }
 
     /// Addresses that the kernel refused to send a datagram to because the device takes no such length, and the shortest such length
     /// since the last look. Not from the network: an ICMP error does not count.
     pub fn take_too_big(&mut self) -> BTreeMap<SocketAddr, usize> {
+        self.gather();
         std::mem::take(&mut self.hints.too_big)
+    }
+
+    /// Takes over what was heard elsewhere.
+    fn gather(&mut self) {
+        let Ok(mut elsewhere) = self.elsewhere.try_lock() else { return };
+        let Hints { unreachable, too_big } = std::mem::take(&mut elsewhere.hints);
+        drop(elsewhere);
+        unreachable.into_iter().for_each(|to| self.hints.note_unreachable(to));
+        too_big.into_iter().for_each(|(to, len)| self.hints.note_too_big(to, len));
     }
 }
 
@@ -306,7 +330,8 @@ impl Socket {
         // ICMP errors name the destination they are about, instead of surfacing at whatever is sent next.
         state.enable_transport_errors((&raw).into())?;
         let local = raw.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        Ok(Self { raw, ready: EventFlags::empty(), state, local, queue: VecDeque::new() })
+        let outlet = Arc::new(Outlet { raw, state });
+        Ok(Self { outlet, ready: EventFlags::empty(), local, queue: VecDeque::new() })
     }
 
     fn receive(&self, batch: &mut Batch, mut spare: impl FnMut() -> Train) -> io::Result<usize> {
@@ -316,88 +341,13 @@ impl Socket {
         let mut buffers: [IoSliceMut<'_>; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(trains.next().map_or(Default::default(), Train::buffer_mut)));
         let mut meta = [RecvMeta::default(); BATCH];
-        let count = self.state.recv((&self.raw).into(), &mut buffers, &mut meta)?;
+        let count = self.outlet.state.recv((&self.outlet.raw).into(), &mut buffers, &mut meta)?;
         for (meta, mut train) in meta.iter().zip(batch.empty.drain(BATCH - count..).rev()) {
             train.set(meta.len, meta.stride);
             let (from, interface) = (canonical(meta.addr), meta.interface_index.unwrap_or(0));
             batch.received.push(Received { from, interface, train });
         }
         Ok(count)
-    }
-
-    /// Hands a train to the kernel, in as few calls as it can be done. False if the kernel takes no more for now.
-    fn try_send(&self, sending: &mut Sending, segments: bool, hints: &mut Hints, stats: &mut UdpStats) -> bool {
-        let (len, stride) = (sending.train.len(), sending.train.stride());
-        while sending.done < len {
-            let at_once = if segments { self.state.max_gso_segments().max(1) * stride } else { stride };
-            let end = len.min(sending.done + at_once);
-            let bytes = &sending.train.bytes()[sending.done..end];
-            let segment_size = (bytes.len() > stride).then_some(stride);
-            match self.try_send_once(sending.to, bytes, segment_size, hints, stats) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                // The device cannot segment: the kernel layer has noted it, and the same bytes go again one by one.
-                Err(_) if segment_size.is_some() && self.state.max_gso_segments() <= 1 => {}
-                _ => sending.done = end,
-            }
-        }
-        true
-    }
-
-    fn try_send_once(
-        &self,
-        to: SocketAddr,
-        bytes: &[u8],
-        segment_size: Option<usize>,
-        hints: &mut Hints,
-        stats: &mut UdpStats,
-    ) -> io::Result<()> {
-        let transmit = Transmit { destination: to, ecn: None, contents: bytes, segment_size, src_ip: None };
-        let count = bytes.len().div_ceil(segment_size.unwrap_or(bytes.len()).max(1)) as u64;
-        let send = || self.state.try_send((&self.raw).into(), &transmit);
-        let mut sent = send();
-        let is_old_news =
-            |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused || quinn_udp::is_msg_size_err(error);
-        if sent.as_ref().is_err_and(is_old_news) {
-            // Not about this datagram, or nobody knows: an ICMP error may have arrived since. Reading the queue clears it, and what
-            // the kernel then still refuses, it refuses itself.
-            self.read_errors(hints, stats);
-            sent = send();
-        }
-        match &sent {
-            Ok(()) => {
-                stats.datagrams_sent += count;
-                stats.bytes_sent += bytes.len() as u64;
-                stats.send_calls += 1;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if quinn_udp::is_msg_size_err(error) => {
-                stats.datagrams_dropped_too_big += count;
-                hints.note_too_big(to, segment_size.unwrap_or(bytes.len()));
-            }
-            Err(_) if segment_size.is_some() && self.state.max_gso_segments() <= 1 => stats.segmentation_refused += 1,
-            Err(error) => {
-                tracing::debug!(%to, %error, "the kernel refused a datagram");
-                stats.datagrams_refused += count;
-                hints.note_unreachable(to);
-            }
-        }
-        sent
-    }
-
-    fn read_errors(&self, hints: &mut Hints, stats: &mut UdpStats) {
-        for _ in 0..UNREACHABLE_MAX {
-            let mut payload = [0; 1];
-            // The control message would say who reported it; the address of the message is the destination it is about.
-            let mut control = RecvAncillaryBuffer::default();
-            let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
-            let Ok(message) = recvmsg(&self.raw, &mut [IoSliceMut::new(&mut payload)], &mut control, flags) else {
-                return;
-            };
-            stats.icmp_errors += 1;
-            if let Some(to) = message.address.and_then(|address| SocketAddr::try_from(address).ok()) {
-                hints.note_unreachable(to);
-            }
-        }
     }
 }
 
@@ -421,7 +371,7 @@ pub struct Received {
 
 impl Batch {
     /// Takes each train, in the order of arrival on its socket.
-    pub fn drain(&mut self) -> impl Iterator<Item = Received> {
+    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = Received> {
         self.received.drain(..)
     }
 }

@@ -8,6 +8,7 @@ use x0t_identity::{Authority, AuthorityConfig, AuthorityServer, KeySource, Svid,
 use x0t_model::{Entropy, Instant, NodeId, SpiffeId, TrustDomain, Underlay, UnixTime};
 use x0t_node::{Node, NodeConfig, RecordKind, Start};
 
+use super::workers::Workers;
 use super::{BEGINNING, Host, Terms};
 use crate::network::Network;
 use crate::topology::Topology;
@@ -44,6 +45,7 @@ pub(super) fn enrol(topology: &Topology, domain: &TrustDomain, terms: &Terms, en
             frozen: false,
             backlog: Vec::new(),
             delivered: 0,
+            workers: None,
             timer: None,
             skew: 0,
             authority: None,
@@ -78,7 +80,12 @@ pub(super) fn boot(
     let mut entropy = Entropy::new(*seed.as_bytes());
     let incarnation = entropy.next_u64();
     let peers = peers.into_iter().map(Underlay::Udp).collect();
-    let config = NodeConfig { peers, ..terms.cryptography.node_config() };
+    let mut config = NodeConfig { peers, ..terms.cryptography.node_config() };
+    config.hands_out = (terms.workers > 0).then_some(0);
+    if let Some(packets) = terms.rekey_packets {
+        config.endpoint.rekey_packets = packets;
+    }
+    host.workers = (terms.workers > 0).then(|| Workers::new(terms.workers, entropy.fork("workers")));
     let crypto = terms.cryptography.for_node(entropy.fork("keys"));
     let (start, persist) =
         Start::from_records(config, |kind| host.disk.get(&kind).cloned(), incarnation, crypto, entropy.bytes())

@@ -4,8 +4,20 @@ use x0t_model::Instant;
 
 /// What happens at an instant.
 pub(super) enum Happening {
-    Arrival { to: usize, from: usize, bytes: Vec<u8> },
-    Timer { host: usize },
+    Arrival {
+        to: usize,
+        from: usize,
+        bytes: Vec<u8>,
+    },
+    Timer {
+        host: usize,
+    },
+    /// A worker of a host has done its next job. The jobs of a process that was killed are gone.
+    Job {
+        host: usize,
+        boots: u64,
+        worker: usize,
+    },
 }
 
 /// It, and when; of one instant, in the order in which it was made.

@@ -101,18 +101,45 @@ impl World {
         self.send_marked(a, source, b, payload, 0);
     }
 
+    /// Host `a` sends `b` UDP packets, all told to its node before that is asked what to send.
+    pub fn send_together(&mut self, a: usize, b: usize, payloads: &[Vec<u8>]) {
+        let (source, destination) = (self.address(a), self.address(b));
+        let (now, wall) = (self.now, self.wall_at(a));
+        let Some(node) = self.hosts[a].node.as_mut() else { return };
+        for payload in payloads {
+            let packet = udp_packet(source, destination, payload, 0);
+            node.handle(Input::LocalPacket { bytes: &packet, offload: Offload::default() }, now, wall);
+        }
+        self.drain(a);
+    }
+
     fn send_marked(&mut self, a: usize, source: Ipv6Addr, b: usize, payload: &[u8], codepoint: u8) {
-        let mut packet = vec![0x60 | codepoint >> 2, codepoint << 6, 0, 0];
-        packet.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-        packet.extend_from_slice(&[17, 64]);
-        packet.extend_from_slice(&source.octets());
-        packet.extend_from_slice(&self.address(b).octets());
-        packet.extend_from_slice(payload);
+        let packet = udp_packet(source, self.address(b), payload, codepoint);
         self.handle(a, Input::LocalPacket { bytes: &packet, offload: Offload::default() });
+    }
+
+    /// Writes down every packet that a node hands to its host from here on.
+    pub fn note_packets(&mut self) {
+        self.handed_over = Some(Vec::new());
+    }
+
+    /// What was handed over since [`Self::note_packets`], in order: to which host, and the whole packet.
+    pub fn noted_packets(&mut self) -> Vec<(usize, Vec<u8>)> {
+        self.handed_over.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// How many packets a host was handed by its node.
     pub fn delivered(&self, host: usize) -> usize {
         self.hosts[host].delivered
     }
+}
+
+fn udp_packet(source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8], codepoint: u8) -> Vec<u8> {
+    let mut packet = vec![0x60 | codepoint >> 2, codepoint << 6, 0, 0];
+    packet.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+    packet.extend_from_slice(&[17, 64]);
+    packet.extend_from_slice(&source.octets());
+    packet.extend_from_slice(&destination.octets());
+    packet.extend_from_slice(payload);
+    packet
 }

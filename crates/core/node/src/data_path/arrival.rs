@@ -5,7 +5,7 @@ use std::ops::Range;
 use x0t_model::{NodeId, Underlay};
 use x0t_overlay::hop::PayloadKind;
 use x0t_overlay::packet::{self as outer, DATAGRAM_FRONT, FORWARD_OVERHEAD};
-use x0t_overlay::{Carrier, HopHeader, Opened, SessionId, TAG_LEN};
+use x0t_overlay::{Ahead, Carrier, HopHeader, Opened, OpeningKey, SessionId, TAG_LEN};
 use x0t_routing::LinkId;
 
 use super::TIME_TO_LIVE;
@@ -13,8 +13,12 @@ use crate::api::Output;
 use crate::host::Delivery;
 use crate::message::{EndDatagram, Trace};
 use crate::node::Node;
+use crate::opening::{Found, Opening, carried};
 use crate::packet;
 use crate::train::Train;
+
+/// Of a packet that was not opened elsewhere.
+const NOTHING_FOUND: Found = Found { outer: None, inner: None };
 
 /// What is to become of an opened packet of a train.
 #[derive(Clone, Debug)]
@@ -39,14 +43,59 @@ pub(super) struct Lookups {
 
 impl Node {
     /// A train came from the underlay. False if every datagram was refused as it stood, so that nothing follows from it.
-    pub(crate) fn on_datagrams(&mut self, from: Underlay, interface: u32, mut train: Train) -> bool {
+    pub(crate) fn on_datagrams(&mut self, from: Underlay, interface: u32, train: Train) -> bool {
         self.stats.datagrams_received += train.count() as u64;
+        if let Some(least) = self.config.hands_out {
+            let keys = self.keys_of(&train, least);
+            if keys.0.is_some() || !self.openings.is_empty() {
+                self.queue(from, interface, train, keys);
+                return false;
+            }
+        }
+        self.judge(from, interface, train, &[])
+    }
+
+    /// What opens the first datagram of a train elsewhere, and what is in it if it ends its way here. Nothing for a train of less
+    /// than `least` bytes: it is opened in the time that it takes to hand it out.
+    fn keys_of(&self, train: &Train, least: usize) -> (Option<OpeningKey>, Option<OpeningKey>) {
+        let first = train.datagrams().next().filter(|_| train.len() >= least);
+        let outer = first.and_then(|first| self.endpoint.opening_key(first));
+        let inner = first.filter(|first| outer.is_some() && outer::is_forward(first));
+        (outer, inner.and_then(|first| self.endpoint.opening_key(carried(first))))
+    }
+
+    fn queue(&mut self, from: Underlay, interface: u32, train: Train, keys: (Option<OpeningKey>, Option<OpeningKey>)) {
+        if self.openings.is_full() {
+            self.stats.datagrams_dropped_unopened += train.count() as u64;
+            return self.pool.give(train);
+        }
+        if let Some(opening) = self.openings.push((from, interface, train), keys, self.me, &mut self.pool) {
+            self.stats.trains_opened_elsewhere += 1;
+            self.push(Output::Open(opening));
+        }
+    }
+
+    /// A train comes back: it and those behind it that need not wait any more are judged. False if nothing follows from that.
+    pub(crate) fn on_opened(&mut self, opening: Box<Opening>) -> bool {
+        self.openings.opened(opening);
+        let mut heeded = false;
+        while let Some(mut opening) = self.openings.next() {
+            let train = std::mem::take(&mut opening.train);
+            heeded |= self.judge(opening.from, opening.interface, train, &opening.found);
+            self.openings.reuse(opening);
+        }
+        heeded
+    }
+
+    /// A train of which `found` is known. False if every datagram was refused as it stood, so that nothing follows from it.
+    fn judge(&mut self, from: Underlay, interface: u32, mut train: Train, found: &[Found]) -> bool {
         let mut fates = std::mem::take(&mut self.fates);
         let mut lookups = Lookups::default();
         let stride = train.stride().max(1);
         for (index, datagram) in train.datagrams_mut().enumerate() {
             let start = index * stride;
-            fates.extend(self.open(from, interface, start, datagram, &mut lookups));
+            let found = found.get(index).unwrap_or(&NOTHING_FOUND);
+            fates.extend(self.open((from, interface), start, datagram, found, &mut lookups));
         }
         self.act_on(&fates, train);
         fates.clear();
@@ -57,10 +106,10 @@ impl Node {
     /// Opens a datagram that begins `start` bytes into its train, and deals with it unless it is to be relayed or delivered.
     fn open(
         &mut self,
-        from: Underlay,
-        interface: u32,
+        (from, interface): (Underlay, u32),
         start: usize,
         datagram: &mut [u8],
+        found: &Found,
         lookups: &mut Lookups,
     ) -> Option<Fate> {
         let end = start + datagram.len();
@@ -71,7 +120,9 @@ impl Node {
         }
         // Asked before: a CLOSE that ends its session must not look like a packet without one.
         let stray = outer::protected_index(datagram).filter(|index| !self.endpoint.holds(*index));
-        let Some(opened) = self.endpoint.handle_datagram(from.into(), datagram, self.now, self.wall) else {
+        let Some(opened) =
+            self.endpoint.handle_opened(from.into(), datagram, found.outer.as_ref(), self.now, self.wall)
+        else {
             if let Some(index) = stray {
                 lookups.heeded |= self.on_stray(from, index);
             }
@@ -91,7 +142,7 @@ impl Node {
                 if hop.dst != self.me {
                     return self.on_transit(link, hop, payload, start..end, lookups);
                 }
-                let unsummed = self.on_arrival(link, hop, payload)?;
+                let unsummed = self.on_arrival(link, hop, payload, found.inner.as_ref())?;
                 let place = start + FORWARD_OVERHEAD + DATAGRAM_FRONT + 1..end - TAG_LEN;
                 Some(Fate::Deliver { place, unsummed })
             }
@@ -178,9 +229,9 @@ impl Node {
     }
 
     /// A packet has reached its destination. Some if it holds an IPv6 packet for the host, and whether that one is unsummed.
-    fn on_arrival(&mut self, link: LinkId, hop: HopHeader, payload: &mut [u8]) -> Option<bool> {
+    fn on_arrival(&mut self, link: LinkId, hop: HopHeader, payload: &mut [u8], ahead: Option<&Ahead>) -> Option<bool> {
         match hop.kind {
-            PayloadKind::EndToEnd => return self.on_end_packet(hop.src, payload),
+            PayloadKind::EndToEnd => return self.on_end_packet(hop.src, payload, ahead),
             PayloadKind::TraceProbe => self.answer_trace(hop.src, payload),
             PayloadKind::TraceReply => match Trace::decode(payload) {
                 Ok(trace) => self.on_trace_reply(hop.src, trace),
@@ -191,14 +242,15 @@ impl Node {
         None
     }
 
-    fn on_end_packet(&mut self, from: NodeId, packet: &mut [u8]) -> Option<bool> {
+    fn on_end_packet(&mut self, from: NodeId, packet: &mut [u8], ahead: Option<&Ahead>) -> Option<bool> {
         // What members carry for joiners is rationed, so it comes in sessions and by no other way.
         if packet.first() == Some(&outer::JOIN) {
             self.stats.join_packets_dropped += 1;
             return None;
         }
         let stray = outer::protected_index(packet).is_some_and(|index| !self.endpoint.holds(index));
-        let Some(opened) = self.endpoint.handle_datagram(Carrier::Overlay(from), packet, self.now, self.wall) else {
+        let carrier = Carrier::Overlay(from);
+        let Some(opened) = self.endpoint.handle_opened(carrier, packet, ahead, self.now, self.wall) else {
             if stray {
                 self.stats.end_packets_stray += 1;
                 self.originate(from, PayloadKind::NoSession, 0, &[]);

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use x0t_model::NodeId;
-use x0t_overlay::HopHeader;
 use x0t_overlay::hop::PayloadKind;
 use x0t_overlay::packet::{self as outer, FORWARD_OVERHEAD};
+use x0t_overlay::{HopHeader, SendError, SessionId};
 use x0t_routing::LinkId;
 
 use super::INTERACTIVE_LEN_MAX;
@@ -80,14 +80,10 @@ impl Node {
             end += len;
         }
         train.set(end, stride);
-        let hops = fates.iter().filter_map(|fate| match fate {
-            Fate::Relay { hop, .. } => Some(*hop),
-            Fate::Deliver { .. } => None,
-        });
         let stride = train.stride();
         if bare {
             self.stats.packets_forwarded_bare += fates.len() as u64;
-        } else if self.endpoint.seal_hops(session, train.bytes_mut(), stride, hops).is_err() {
+        } else if self.seal_relayed(session, &mut train, stride, fates).is_err() {
             self.stats.packets_unsealed += fates.len() as u64;
             return self.pool.give(train);
         }
@@ -96,6 +92,35 @@ impl Node {
         let short = fates.len() == 1 && end <= FORWARD_OVERHEAD + INTERACTIVE_LEN_MAX;
         let class = if short { Class::Interactive } else { Class::Bulk };
         self.egress.push(Lane { link, to, class, flow }, train, &mut self.pool, self.now);
+    }
+
+    /// Seals a hop header in front of each packet, now, or when the train leaves if one header will do for all of them.
+    fn seal_relayed(
+        &mut self,
+        session: SessionId,
+        train: &mut Train,
+        stride: usize,
+        fates: &[Fate],
+    ) -> Result<(), SendError> {
+        let mut hops = fates.iter().filter_map(|fate| match fate {
+            Fate::Relay { hop, .. } => Some(*hop),
+            Fate::Deliver { .. } => None,
+        });
+        let one = hops
+            .clone()
+            .next()
+            .filter(|first| self.config.hands_out.is_some() && fates.len() > 1 && hops.all(|hop| hop == *first));
+        let Some(hop) = one else {
+            let hops = fates.iter().filter_map(|fate| match fate {
+                Fate::Relay { hop, .. } => Some(*hop),
+                Fate::Deliver { .. } => None,
+            });
+            return self.endpoint.seal_hops(session, train.bytes_mut(), stride, hops);
+        };
+        let len = train.len();
+        let run = self.endpoint.give_hop_numbers(session, (len, stride), hop)?;
+        train.seal_later(len, stride, run);
+        Ok(())
     }
 
     /// Whether a train goes without hop headers: `peer` opens every packet of it, and has no need of a hop header just now.

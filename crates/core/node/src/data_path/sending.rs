@@ -174,12 +174,26 @@ impl Node {
         let mut copies = std::mem::take(&mut self.copies);
         let around = front + DATAGRAM_FRONT + TAG_LEN;
         (run.len, run.last_len) = (run.len + around, run.last_len + around);
+        let later = self.config.hands_out.is_some() && class == Class::Bulk && copy.is_none();
         let mut written = 0;
         while run.count > 0 {
             let (room, count) = self.egress.reserve(lane, run, &mut self.pool, self.now);
             for (index, packet) in room.chunks_mut(run.len).enumerate() {
                 let end = packet.len() - TAG_LEN;
                 write(written + index, &mut packet[front + DATAGRAM_FRONT..end]);
+            }
+            if later {
+                let shape = (room.len(), run.len);
+                let Some(first) = self.give_numbers((session, link_session), shape, hop, front) else {
+                    self.egress.retract(shape.0);
+                    self.stats.end_packets_unsealed += run.count as u64;
+                    break;
+                };
+                if care == Care::Ordinary {
+                    self.receipts.sent((dst, session), link, (first, count as u32), run.len - front, self.now);
+                }
+                (written, run.count) = (written + count, run.count - count);
+                continue;
             }
             let mut sealed = self.endpoint.seal_datagrams(session, room, run.len, front);
             copies.clear();
@@ -213,6 +227,24 @@ impl Node {
         self.copies = copies;
         self.sent_data(link, link_session);
         true
+    }
+
+    /// Gives the packets that were laid out last their numbers, end to end and, behind `front` bytes, on the link; they are sealed when
+    /// they leave. Returns the first number of the end-to-end session.
+    fn give_numbers(
+        &mut self,
+        (session, link_session): (SessionId, SessionId),
+        shape: (usize, usize),
+        hop: HopHeader,
+        front: usize,
+    ) -> Option<u64> {
+        let (first, run) = self.endpoint.give_datagram_numbers(session, shape, front).ok()?;
+        let hops = match front {
+            0 => None,
+            _ => Some(self.endpoint.give_hop_numbers(link_session, shape, hop).ok()?),
+        };
+        self.egress.seal_later(shape, std::iter::once(run).chain(hops));
+        Some(first)
     }
 
     /// Sends packets of `stride` bytes, the last of which may be shorter, that are sealed end to end already.

@@ -123,7 +123,14 @@ impl Ledger {
     }
 
     /// Applies a report: advances and tallies the ways, and forgets what is settled.
-    pub(super) fn report(&mut self, seen: Seen<'_>, held: Duration, ways: &mut [Way], now: Instant) {
+    /// `held` is how long the far end kept it, `overtaking` how many packets a packet lets pass before it leaves.
+    pub(super) fn report(
+        &mut self,
+        seen: Seen<'_>,
+        (held, overtaking): (Duration, u64),
+        ways: &mut [Way],
+        now: Instant,
+    ) {
         for run in self.runs.iter_mut().take_while(|run| run.first() <= seen.highest) {
             let Some(way) = ways.get_mut(usize::from(run.way)) else { continue };
             let (_, arrived) = seen.of(run.last, run.count.into());
@@ -141,13 +148,13 @@ impl Ledger {
         ways.iter_mut().for_each(Way::recount);
         self.runs.retain_mut(|run| {
             let Some(way) = ways.get_mut(usize::from(run.way)) else { return false };
-            let overtaken = way.newest().is_some_and(|(pn, _)| pn > run.last);
+            let late = way.newest().is_some_and(|(_, sent_at)| sent_at >= run.sent_at + REORDERING);
+            let overtaken = way.newest().is_some_and(|(pn, _)| pn > run.last && (late || pn - run.last > overtaking));
             if overtaken {
                 let (spoken, _) = seen.of(run.last, run.count.into());
                 run.judged |= spoken | run.seen;
             }
             let whole = run.seen.count_ones() == u32::from(run.count);
-            let late = way.newest().is_some_and(|(_, sent_at)| sent_at >= run.sent_at + REORDERING);
             let out_of_sight = seen.highest.saturating_sub(run.last) >= super::REPORT_PACKETS;
             if whole || overtaken && (late || out_of_sight) {
                 let judged = run.judged | run.seen;

@@ -7,6 +7,7 @@ use x0t_netstack::StackStats;
 use crate::discovery::DiscoveryStats;
 use crate::tls_transport::TlsStats;
 use crate::udp::UdpStats;
+use crate::workers::WorkerStats;
 
 /// Counters of an event loop since it began, and its present condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct LoopStats {
     /// The beacons in the local network.
     #[serde(default)]
     pub discovery: DiscoveryStats,
+    /// The threads that work for it.
+    #[serde(default)]
+    pub workers: WorkerStats,
     /// How often the loop woke up.
     pub wakeups: u64,
     /// How often a deadline of the node had come.

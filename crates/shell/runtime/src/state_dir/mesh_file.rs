@@ -12,6 +12,7 @@ use x0t_netstack::spec::{Exposure, Forward};
 use x0t_node::critical::Rule;
 
 use crate::tun::TunMode;
+use crate::workers::WORKERS_MAX;
 
 /// The settings that `x0t run` starts with. Written by `x0t up` and `x0t join`, readable and editable by people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct MeshFile {
     /// Whether to exchange super-packets with the kernel, on the interface and on UDP sockets, as far as it can.
     #[serde(default = "on")]
     pub offload: bool,
+    /// Threads that seal, open and deliver for the node; none unless they are asked for.
+    #[serde(default)]
+    pub workers: usize,
     /// Local addresses that lead to ports of other nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
@@ -128,6 +132,7 @@ impl MeshFile {
             tun_name: default_tun_name(),
             mtu: None,
             offload: true,
+            workers: 0,
             forwards: Vec::new(),
             exposed: Vec::new(),
             socks: None,
@@ -141,6 +146,13 @@ impl MeshFile {
             critical: default_critical(),
             spread_flows: false,
         }
+    }
+}
+
+impl MeshFile {
+    /// How many threads are to work for the node.
+    pub fn workers(&self) -> usize {
+        self.workers.min(WORKERS_MAX)
     }
 }
 

@@ -62,6 +62,7 @@ impl Drive for Scripted {
             Input::Interface { index, up } => Told::Interface { index, up },
             Input::SendFailed { to, .. } => Told::SendFailed { to: to.address() },
             Input::DatagramTooBig { to, len } => Told::DatagramTooBig { to, len },
+            Input::Opened(_) => panic!("nothing is handed out in this test"),
             Input::Beacon { .. } => panic!("no discovery in this test"),
             Input::AuthorityAnswer { .. }
             | Input::Joined(_)
@@ -97,7 +98,7 @@ impl Drive for Scripted {
 
 /// One datagram for `to`.
 pub fn datagram(to: SocketAddr, bytes: Vec<u8>) -> Output {
-    Output::Datagrams { to: to.into(), train: Train::single(bytes) }
+    Output::Datagrams { to: to.into(), flow: None, train: Train::single(bytes) }
 }
 
 /// A disk that refuses while it is told to, and remembers what it was given.

@@ -71,8 +71,7 @@ pub struct AuthorityConfig {
     pub ack_deadline: Duration,
     /// How long an SVID is valid. One hour bounds what a stolen key is worth, and leaves half an hour to repair an authority.
     pub svid_ttl: Duration,
-    /// How far an SVID's validity reaches back, against clocks that differ. At most a tenth of [`Self::svid_ttl`] is used, so
-    /// that half of a very short life does not lie before its issuance.
+    /// How far an SVID's validity reaches back, against clocks that differ; see [`Self::backdate_of`].
     pub backdate: Duration,
     /// How long a CA certificate is valid. A year: its successor is prepared thirty days before the end and signs in the last
     /// seven. A leaked CA key is answered by tainting and revoking it, not by waiting.
@@ -91,6 +90,14 @@ impl Default for AuthorityConfig {
             authority_ttl: Duration::from_secs(365 * 24 * 3600),
             recovery: Duration::from_secs(84 * 3600),
         }
+    }
+}
+
+impl AuthorityConfig {
+    /// How far the validity of an SVID with a life of `ttl` reaches back: at most a tenth of it, so that half of a very short life
+    /// does not lie before its issuance. Not before plus this is when it was issued.
+    pub fn backdate_of(&self, ttl: Duration) -> Duration {
+        self.backdate.min(ttl / 10)
     }
 }
 
@@ -485,7 +492,7 @@ impl Authority {
         if now > authority_end {
             return Err(IssueError::AuthorityExpired(authority_end));
         }
-        let backdate = self.config.backdate.min(subject.ttl / 10);
+        let backdate = self.config.backdate_of(subject.ttl);
         // Whoever outlived its authority would carry an SVID that nobody accepts.
         let not_after = (now + subject.ttl).min(end).min(authority_end);
         let validity = Validity { not_before: now - backdate, not_after };

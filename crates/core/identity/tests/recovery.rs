@@ -14,6 +14,8 @@ use x0t_identity::{
 };
 use x0t_model::{Entropy, Instant, UnixTime};
 
+/// What `x0t up --recovery 84h` says.
+const GRACE: Duration = Duration::from_secs(84 * 3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 struct World {
@@ -23,9 +25,22 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut mesh = Mesh::new();
+        Self::with(config())
+    }
+
+    fn with(config: AuthorityConfig) -> Self {
+        let mut mesh = Mesh::with(config);
         let old = mesh.join("beta");
         Self { mesh, old }
+    }
+
+    /// The name is given to another machine, by a token made for it.
+    fn rejoin(&mut self, now: UnixTime) {
+        let addresses = vec!["192.0.2.1:1".parse().unwrap()];
+        let Mesh { authority, entropy, .. } = &mut self.mesh;
+        let token = authority.create_token(Some("beta"), HOUR, addresses, entropy, now).unwrap();
+        let csr = self.mesh.csr();
+        self.mesh.authority.redeem(&token.secret, None, &csr, &mut self.mesh.entropy, now).unwrap();
     }
 
     /// What the authority says to the holder of `old`'s key: the code of a refusal, or `ok`.
@@ -44,11 +59,15 @@ impl World {
     }
 }
 
+fn config() -> AuthorityConfig {
+    AuthorityConfig { recovery: GRACE, ..AuthorityConfig::default() }
+}
+
 #[test]
 fn a_laptop_that_slept_over_the_weekend_is_let_back_by_its_old_key_and_later_not() {
     let mut world = World::new();
     let end = world.old.not_after();
-    let grace = AuthorityConfig::default().recovery;
+    let grace = GRACE;
     assert!(grace >= DAY * 3, "Friday evening to Monday morning");
     for (now, outcome) in [
         (end - secs(5), "ok"),
@@ -62,11 +81,7 @@ fn a_laptop_that_slept_over_the_weekend_is_let_back_by_its_old_key_and_later_not
 
 #[test]
 fn it_can_be_switched_off() {
-    let mut world = World::new();
-    let config = AuthorityConfig { recovery: Duration::ZERO, ..AuthorityConfig::default() };
-    let mut mesh = Mesh::with(config);
-    world.old = mesh.join("beta");
-    world.mesh = mesh;
+    let mut world = World::with(AuthorityConfig { recovery: Duration::ZERO, ..config() });
     assert_eq!(world.recover(world.old.not_after() + secs(60)), "recovery_off");
 }
 
@@ -78,13 +93,7 @@ fn whatever_an_operator_has_said_since_ends_it() {
     assert_eq!(world.recover(later), "unknown_node", "removed");
 
     let mut world = World::new();
-    let token = world
-        .mesh
-        .authority
-        .create_token(Some("beta"), HOUR, vec!["192.0.2.1:1".parse().unwrap()], &mut world.mesh.entropy, later)
-        .unwrap();
-    let csr = world.mesh.csr();
-    world.mesh.authority.redeem(&token.secret, None, &csr, &mut world.mesh.entropy, later).unwrap();
+    world.rejoin(later);
     assert_eq!(world.recover(later + secs(1)), "superseded", "another machine has the name");
 
     let mut world = World::new();
@@ -107,6 +116,79 @@ fn whatever_an_operator_has_said_since_ends_it() {
     assert_eq!(world.recover(later), "distrusted", "tainted");
     world.mesh.authority.revoke_ca(leaked, Patience::Force, later).unwrap();
     assert_eq!(world.recover(later), "untrusted", "gone");
+}
+
+#[test]
+fn another_machine_has_the_name_even_if_it_joined_seconds_after_the_old_one() {
+    // The back-dating of so short a life is six seconds, not the sixty of a long one.
+    let mut world = World::with(AuthorityConfig { svid_ttl: secs(60), ..config() });
+    world.rejoin(NOW + secs(20));
+    assert_eq!(world.recover(NOW + secs(70)), "superseded");
+    let mut world = World::with(AuthorityConfig { svid_ttl: secs(60), ..config() });
+    assert_eq!(world.recover(NOW + secs(70)), "ok", "the one that joined last is not older than its own joining");
+}
+
+#[test]
+fn the_authoritys_own_certificate_is_given_to_nobody() {
+    let mut world = World::new();
+    world.old = world.mesh.own_svid(NOW);
+    assert_eq!(world.recover(NOW + secs(5)), "is_authority", "while it is valid");
+    assert_eq!(world.recover(NOW + HOUR * 5), "is_authority", "and afterwards");
+}
+
+#[test]
+fn a_decoy_behind_the_leaf_does_not_hide_who_signed_it() {
+    let later = NOW + HOUR * 5;
+    let mut world = World::new();
+    let first = world.mesh.authority.signer().unwrap().key_id();
+    let hand_over = |world: &mut World| {
+        let Mesh { authority, keys, entropy } = &mut world.mesh;
+        authority.prepare_ca(AuthorityKind::X509, keys, entropy, NOW).unwrap();
+        authority.activate_ca(AuthorityKind::X509, Patience::Force, NOW).unwrap();
+        authority.signer().unwrap().key_id()
+    };
+    let certificate = |world: &World, key_id| {
+        let slot = world.mesh.authority.life().slot(key_id).unwrap();
+        slot.material().issuer().unwrap().certificate()
+    };
+    let recover = |world: &mut World, chain: Vec<_>| {
+        let request = RecoverRequest { chain, ..RecoverRequest::signed(&world.old, world.mesh.csr()).unwrap() };
+        match world.mesh.authority.recover(&request, &mut world.mesh.entropy, later) {
+            Ok(_) => "ok",
+            Err(refusal) => refusal.code(),
+        }
+    };
+    // The first authority leaked, and the second signs.
+    let second = hand_over(&mut world);
+    world.mesh.authority.taint_ca(first, NOW).unwrap();
+    let decoyed = vec![world.old.chain()[0].clone(), certificate(&world, second)];
+    assert_eq!(recover(&mut world, decoyed.clone()), "distrusted");
+    world.mesh.authority.revoke_ca(first, Patience::Force, NOW).unwrap();
+    assert_eq!(recover(&mut world, decoyed), "untrusted");
+
+    // One that leaked has signed the leaf, and one that is trusted has cross-signed it.
+    let mut world = World::new();
+    let second = hand_over(&mut world);
+    let (key, beta) = (world.mesh.key(), id("spiffe://mesh.test/node/beta"));
+    let csr = signing_request(&key).unwrap();
+    let issued = world.mesh.authority.renew(&beta, &csr, &mut world.mesh.entropy, NOW).unwrap();
+    world.old = Svid::new(issued.chain, key).unwrap();
+    let chain = world.old.chain().to_vec();
+    assert_eq!(chain.len(), 2, "the cross certificate is behind the leaf");
+    let third = hand_over(&mut world);
+    assert_eq!(recover(&mut world, chain.clone()), "ok");
+    world.mesh.authority.taint_ca(second, NOW).unwrap();
+    let decoy = certificate(&world, third);
+    for chain in [
+        chain.clone(),
+        chain[..1].to_vec(),
+        vec![chain[0].clone(), decoy.clone()],
+        vec![chain[0].clone(), decoy, chain[1].clone()],
+    ] {
+        assert_eq!(recover(&mut world, chain), "distrusted");
+    }
+    world.mesh.authority.revoke_ca(second, Patience::Force, NOW).unwrap();
+    assert_eq!(recover(&mut world, chain), "distrusted", "cross-signed by the first, which is in the bundle");
 }
 
 #[test]

@@ -382,6 +382,11 @@ impl Rotation {
         self.request.take()
     }
 
+    /// Whether an authority was asked for an SVID that it has not given. An answer may be late: the key is kept for all attempts.
+    pub const fn has_asked(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// An authority's answer: a chain, and the trust domain's bundle as the node believes it to be. Adopted if a stranger
     /// would accept it and it is ours; otherwise the SVID in use stays and the attempt counts as failed.
     pub fn handle_issued(

@@ -237,6 +237,11 @@ impl Node {
     }
 
     pub(crate) fn on_renewed(&mut self, accepted: RenewAccepted) {
+        // What nobody has asked for is no way to bring in a bundle.
+        if !self.trust.rotation.has_asked() {
+            self.stats.identity_messages_refused += 1;
+            return;
+        }
         self.on_bundle(accepted.bundle);
         self.adopt(accepted.chain);
     }

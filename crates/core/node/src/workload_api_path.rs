@@ -122,6 +122,20 @@ mod tests {
     }
 
     #[test]
+    fn an_svid_that_nobody_has_asked_for_brings_in_no_bundle() {
+        let mut world = World::new();
+        let svid = world.svid("beta");
+        let mut node = Node::new(world.start(svid.clone()).unwrap(), Instant::ZERO, NOW).unwrap();
+        let before = node.trust.bundle_document();
+        let World { authority, keys, entropy } = &mut world;
+        authority.prepare_ca(x0t_identity::ca_life::AuthorityKind::X509, keys, entropy, NOW).unwrap();
+        let bundle = world.bundle();
+        node.on_renewed(x0t_identity::message::RenewAccepted { chain: svid.chain().to_vec(), bundle });
+        assert_eq!(node.trust.bundle_document(), before);
+        assert_eq!(node.stats.identity_messages_refused, 1);
+    }
+
+    #[test]
     fn what_is_taken_back_is_told_and_shown_no_more_until_it_is_given_again() {
         let mut world = World::new();
         let first = world.svid("beta");

@@ -387,7 +387,7 @@ pub struct UpArgs {
     /// How long the identities that the new mesh issues are valid [default: 1h].
     #[arg(long, env = "X0T_SVID_TTL", value_name = "DURATION", value_parser = parse::svid_ttl)]
     pub svid_ttl: Option<Duration>,
-    /// How long after the end of its identity a node of the new mesh is let back without a token, by its old key; 0s for never [default: 84h].
+    /// How long after the end of its identity a node of the new mesh is let back without a token, by its old key [default: 0s, never].
     #[arg(long, env = "X0T_RECOVERY", value_name = "DURATION", value_parser = parse::recovery)]
     pub recovery: Option<Duration>,
     /// The certificate of an intermediate CA that signs for the new mesh, and those above it (PEM) [default: the mesh makes its own root].

@@ -294,7 +294,7 @@ fn refused(dir: &Path, cert: &str, key: &str, why: &str) {
 fn a_node_that_slept_through_the_end_of_its_svid_comes_back_by_itself() {
     let (alpha, beta) = (Host::new("alpha"), Host::new("beta"));
     let settings = alpha.settings();
-    alpha.x0t(&format!("up --json --name alpha --trust-domain mesh.test --svid-ttl 10s {settings}")).ok();
+    alpha.x0t(&format!("up --json --name alpha --trust-domain mesh.test --svid-ttl 10s --recovery 1h {settings}")).ok();
     beta.join(&alpha.token(""), "").ok();
     beta.x0t("ping alpha -c 1 -W 5").ok();
     let pid: i32 = std::fs::read_to_string(beta.state_dir().join("lock")).unwrap().trim().parse().unwrap();

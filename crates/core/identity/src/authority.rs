@@ -76,8 +76,9 @@ pub struct AuthorityConfig {
     /// How long a CA certificate is valid. A year: its successor is prepared thirty days before the end and signs in the last
     /// seven. A leaked CA key is answered by tainting and revoking it, not by waiting.
     pub authority_ttl: Duration,
-    /// How long after its end an SVID still gets its node another, if the node proves that it has the key. Zero: never. Three days and a
-    /// half bring a laptop back that slept from Friday noon to Monday night; longer would make a stolen disk worth more.
+    /// How long after its end an SVID still gets its node another, if the node proves that it has the key. Zero, unless an operator
+    /// wants it: never. Each key that was rotated away within this time is worth an identity, for nothing durable says which SVID of a
+    /// node was the newest. Three days and a half bring a laptop back that slept from Friday noon to Monday night.
     pub recovery: Duration,
 }
 
@@ -88,7 +89,7 @@ impl Default for AuthorityConfig {
             svid_ttl: Duration::from_secs(3600),
             backdate: Duration::from_secs(60),
             authority_ttl: Duration::from_secs(365 * 24 * 3600),
-            recovery: Duration::from_secs(84 * 3600),
+            recovery: Duration::ZERO,
         }
     }
 }

@@ -80,8 +80,8 @@ fn a_laptop_that_slept_over_the_weekend_is_let_back_by_its_old_key_and_later_not
 }
 
 #[test]
-fn it_can_be_switched_off() {
-    let mut world = World::with(AuthorityConfig { recovery: Duration::ZERO, ..config() });
+fn it_is_off_unless_an_operator_wants_it() {
+    let mut world = World::with(AuthorityConfig::default());
     assert_eq!(world.recover(world.old.not_after() + secs(60)), "recovery_off");
 }
 

@@ -13,12 +13,15 @@ use super::{BEGINNING, Host, Terms};
 use crate::network::Network;
 use crate::topology::Topology;
 
+/// As `x0t up --recovery 84h`.
+const RECOVERY: Duration = Duration::from_secs(84 * 3600);
+
 /// Gives every host of the topology an SVID from one authority, which host 0 keeps.
 pub(super) fn enrol(topology: &Topology, domain: &TrustDomain, terms: &Terms, entropy: &mut Entropy) -> Vec<Host> {
     let mut keys = terms.cryptography.keys(entropy.fork("enrolment"));
     let mut issuing = entropy.fork("issuing");
     let spiffe_id = |name: &str| SpiffeId::node(domain, name).expect("a valid name");
-    let config = AuthorityConfig { svid_ttl: terms.svid_ttl, ..AuthorityConfig::default() };
+    let config = AuthorityConfig { svid_ttl: terms.svid_ttl, recovery: RECOVERY, ..AuthorityConfig::default() };
     let first = spiffe_id(&topology.names[0]);
     let mut authority = Authority::create(&first, config, &mut *keys, &mut issuing, BEGINNING).expect("an authority");
     let bundle = authority.bundle().to_json();

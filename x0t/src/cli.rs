@@ -172,6 +172,9 @@ pub enum Action {
     /// The single-use tokens that let nodes join.
     #[command(subcommand)]
     Token(TokenAction),
+    /// The nodes of the mesh. Only its authority takes a name back.
+    #[command(subcommand)]
+    Node(NodeAction),
     /// Which processes of which nodes get which identity. The mesh's authority keeps entries, or a SPIRE server.
     Entry(EntryArgs),
     /// The keys that sign for the mesh: what they are, what comes next, and how to replace them.
@@ -474,6 +477,16 @@ pub struct TokenCreateArgs {
     /// Address the new node should try; may be repeated [default: those this node advertises].
     #[arg(long = "address", value_name = "ADDR")]
     pub addresses: Vec<Endpoint>,
+}
+
+/// `x0t node …`.
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Take a node's name back: it gets no SVID any more, and nor do its processes. Another machine may have the name.
+    Remove {
+        /// Whose.
+        name: NodeName,
+    },
 }
 
 /// `x0t entry …`.

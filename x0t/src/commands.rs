@@ -15,6 +15,7 @@ mod federation;
 mod forward;
 mod identity;
 mod join;
+mod node;
 mod peer;
 mod ping;
 mod regions;
@@ -61,6 +62,7 @@ pub async fn perform(cli: Cli, out: Output) -> anyhow::Result<Exit> {
         Action::Up(args) => up::run(&context, args).await,
         Action::Join(args) => join::run(&context, args).await,
         Action::Token(action) => token::run(&context, action).await,
+        Action::Node(action) => node::run(&context, action).await,
         Action::Entry(args) => entry::run(&context, args).await,
         Action::Authority(args) => authority::run(&context, args).await,
         Action::Spire(command) => spire::run(&context, command).await,

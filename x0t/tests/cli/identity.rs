@@ -308,3 +308,30 @@ fn a_node_that_slept_through_the_end_of_its_svid_comes_back_by_itself() {
     eventually("it is a member again", || beta.x0t("ping alpha -c 1 -W 1").code == 0);
     assert!(beta.log().contains("has come back"), "{}", beta.log());
 }
+
+#[test]
+fn a_node_whose_name_was_taken_back_gets_nothing_more_and_the_authority_keeps_its_own() {
+    let (alpha, beta) = (Host::new("alpha"), Host::new("beta"));
+    let settings = alpha.settings();
+    let up = format!("up --json --name alpha --trust-domain mesh.test --svid-ttl 10s --recovery 1h {settings}");
+    alpha.x0t(&up).ok();
+    beta.join(&alpha.token(""), "").ok();
+    beta.x0t("ping alpha -c 1 -W 5").ok();
+    for (host, name, code, says) in [
+        (&alpha, "alpha", 6, "runs the authority"),
+        (&alpha, "gamma", 2, "no node is called gamma"),
+        (&beta, "beta", 6, "this node is no authority"),
+    ] {
+        let ended = host.x0t(&format!("node remove {name}"));
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        ended.says(&[says]);
+    }
+    let removed = alpha.x0t("node remove beta --json").ok().json();
+    assert_eq!(removed["removed"], "spiffe://mesh.test/node/beta");
+    assert!(removed["revoked"]["svids"].as_u64().unwrap() >= 1, "{removed}");
+    // It asks at half of the life of its SVID, then comes with the old key: neither helps.
+    eventually("it has heard that it has no place", || beta.log().contains("no place in this trust domain"));
+    eventually("its SVID has ended", || beta.x0t("status --json").json()["svid_state"] == "expired");
+    eventually("its old key does not bring it back", || beta.log().contains("cannot come back by its old key"));
+    assert_eq!(alpha.x0t("node remove beta").code, 2, "once is enough");
+}

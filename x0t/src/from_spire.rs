@@ -8,6 +8,7 @@
 mod follower;
 mod report;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,14 +87,19 @@ pub fn choose(context: &X509Context, wanted: &Wanted) -> Result<(Svid, Bundle), 
     let fitting: Vec<&Svid> =
         context.svids().iter().map(|given| &given.svid).filter(|svid| wanted.fits(svid.spiffe_id())).collect();
     let none = || NoNode::None { given: ids().collect(), wanted: wanted.as_id() };
-    let svid = match fitting.as_slice() {
-        [svid] => *svid,
-        [] => return Err(none()),
-        several => return Err(NoNode::Several(several.iter().map(|svid| svid.spiffe_id().clone()).collect())),
-    };
+    let svid = only(&fitting)?.ok_or_else(none)?;
     // A message whose SVID does not lead to its own bundle was refused as a whole.
     let bundle = context.bundles().get(svid.spiffe_id().trust_domain()).ok_or_else(none)?;
     Ok((svid.clone(), Bundle::clone(bundle)))
+}
+
+/// The SVID of the one identity that there is. Several entries may give the same one: then it is the SVID that ends last.
+fn only<'a>(fitting: &[&'a Svid]) -> Result<Option<&'a Svid>, NoNode> {
+    let ids: BTreeSet<&SpiffeId> = fitting.iter().map(|svid| svid.spiffe_id()).collect();
+    if ids.len() > 1 {
+        return Err(NoNode::Several(ids.into_iter().cloned().collect()));
+    }
+    Ok(fitting.iter().copied().max_by_key(|svid| (svid.not_after(), svid.not_before())))
 }
 
 /// An error with everything that caused it.
@@ -282,4 +288,38 @@ fn routes(regions: Regions, given: watch::Receiver<Given>) -> Router {
         .route("/api/v1/authority", post(authority))
         .route("/api/v1/identity/explain", post(explain))
         .route("/api/v1/regions", get(regions))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, IsCa, KeyPair, KeyUsagePurpose, SanType};
+    use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+    use x0t_identity::{AwsLcKeys, KeySource as _};
+
+    use super::*;
+
+    fn svid(id: &str, last_year: i32) -> Svid {
+        let key = AwsLcKeys.generate().unwrap();
+        let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key.pkcs8())).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let certificate = params.self_signed(&pair).unwrap();
+        Svid::new(vec![CertificateDer::from(certificate.der().to_vec())], key).unwrap()
+    }
+
+    #[test]
+    fn svids_of_one_identity_are_one_identity_and_the_longest_is_taken() {
+        let (short, long) = (svid("spiffe://a.test/node/n", 2100), svid("spiffe://a.test/node/n", 2200));
+        let other = svid("spiffe://a.test/node/m", 2200);
+        for order in [[&short, &long], [&long, &short]] {
+            assert_eq!(only(&order).unwrap().unwrap().chain(), long.chain());
+        }
+        assert!(only(&[]).unwrap().is_none());
+        let several = NoNode::Several(vec![other.spiffe_id().clone(), short.spiffe_id().clone()]);
+        assert_eq!(only(&[&short, &other, &long]).unwrap_err(), several, "each is named once");
+    }
 }

@@ -2,6 +2,7 @@
 
 use x0t_model::SpiffeId;
 use x0t_node::WorkloadApiNews;
+use x0t_workload::client::X509Context;
 use x0t_workload::regions::{Given, Serving};
 
 use super::{Wanted, choose, in_one_line};
@@ -40,6 +41,8 @@ impl Follower {
                 self.from = given.from;
                 Some(WorkloadApiNews::Given { svid: Box::new(svid), bundle })
             }
+            // What cannot be used is still there: only an identity that is missing was taken back.
+            Err(error) if self.is_given(context) => Some(WorkloadApiNews::Failing(error.to_string())),
             Err(error) if self.from.is_some() && self.from == given.from => {
                 self.from = None;
                 Some(WorkloadApiNews::Withdrawn(error.to_string()))
@@ -47,5 +50,9 @@ impl Follower {
             // Another region, whose entry may be on its way.
             Err(error) => Some(WorkloadApiNews::Failing(error.to_string())),
         }
+    }
+
+    fn is_given(&self, context: &X509Context) -> bool {
+        context.svids().iter().any(|given| self.wanted.fits(given.svid.spiffe_id()))
     }
 }

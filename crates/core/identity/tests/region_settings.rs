@@ -127,7 +127,8 @@ fn mistakes_in_the_file_name_its_keys() {
 
 #[test]
 fn wc_1_an_endpoint_is_an_absolute_socket_path_or_an_ip_address_with_a_port() {
-    for good in ["unix:///run/a.sock", "unix:/run/a.sock", "tcp://127.0.0.1:1", "tcp://[::1]:8000"] {
+    for good in ["unix:///run/a.sock", "unix:/run/a.sock", "tcp://127.0.0.1:1", "tcp://127.9.9.9:1", "tcp://[::1]:8000"]
+    {
         RegionEndpoint::parse(good).unwrap_or_else(|error| panic!("{good}: {error}"));
     }
     for bad in [
@@ -150,6 +151,21 @@ fn wc_1_an_endpoint_is_an_absolute_socket_path_or_an_ip_address_with_a_port() {
     }
     assert!(RegionEndpoint::parse(&format!("unix:///{}", "a".repeat(106))).is_ok());
     assert!(RegionEndpoint::parse(&format!("unix:///{}", "a".repeat(107))).is_err());
+}
+
+#[test]
+fn keys_are_fetched_over_tcp_from_this_host_alone() {
+    for elsewhere in [
+        "tcp://192.0.2.1:8000",
+        "tcp://0.0.0.0:8000",
+        "tcp://[2001:db8::1]:1",
+        "tcp://[::]:1",
+        "tcp://[::ffff:10.0.0.1]:1",
+    ] {
+        let error = RegionEndpoint::parse(elsewhere).unwrap_err();
+        assert!(error.contains("in clear") && error.contains("unix:///"), "{elsewhere}: {error}");
+    }
+    assert!(RegionEndpoint::parse("tcp://[::ffff:127.0.0.1]:1").is_ok());
 }
 
 #[test]

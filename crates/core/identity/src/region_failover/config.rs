@@ -34,12 +34,12 @@ const THRESHOLD: (u32, u32) = (1, 100);
 pub enum RegionEndpoint {
     /// `unix:///absolute/path`.
     Unix(String),
-    /// `tcp://IP:port`.
+    /// `tcp://IP:port`, of this host.
     Tcp(SocketAddr),
 }
 
 impl RegionEndpoint {
-    /// Reads an endpoint as the SPIFFE Workload Endpoint specification, section 4, writes it.
+    /// Reads an endpoint as the SPIFFE Workload Endpoint specification, section 4, writes it; TCP to a loopback address only.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix("unix:") {
             let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -54,7 +54,16 @@ impl RegionEndpoint {
         }
         if let Some(rest) = text.strip_prefix("tcp://") {
             let wrong = |_| format!("`{text}` needs an IP address and a port, and nothing else: tcp://127.0.0.1:8000");
-            return rest.parse().map(Self::Tcp).map_err(wrong);
+            let address: SocketAddr = rest.parse().map_err(wrong)?;
+            // Nothing protects a Workload API's TCP but the host around it, and private keys come over it.
+            return if address.ip().to_canonical().is_loopback() {
+                Ok(Self::Tcp(address))
+            } else {
+                Err(format!(
+                    "`{text}` is not on this host, and private keys would cross the network in clear: run an agent here and name \
+                     its Unix socket, unix:///run/agent.sock"
+                ))
+            };
         }
         Err(format!("`{text}` is no Workload API endpoint: unix:///run/agent.sock or tcp://127.0.0.1:8000"))
     }
@@ -218,7 +227,7 @@ impl FailoverConfig {
 pub struct RegionSettings {
     /// Lower-case letters, digits and dashes.
     pub name: String,
-    /// `unix:///absolute/path` or `tcp://IP:port`.
+    /// `unix:///absolute/path` or `tcp://IP:port` with a loopback address.
     pub endpoint: String,
     /// `http[s]://host[:port]/path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! The bundle endpoint: this trust domain's bundle for whoever asks (SPIFFE Federation, section 5).
 //!
 //! ```text
-//! TCP ── 256 connections, 16 of one address ── TLS 1.3, 5 s ── head of 8 KiB, 5 s ── GET / ── document, ETag ── closed, 10 s
+//! TCP ── 256 connections, 16 of one place ── TLS 1.3, 5 s ── head of 8 KiB, 5 s ── GET / ── document, ETag ── closed, 10 s
 //! ```
 //!
 //! A bundle is public, so nobody is asked who they are. Who this is shows in the certificate: the node's own X.509-SVID
@@ -13,7 +13,7 @@ mod shown;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub use self::shown::{CertificateError, Shown};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 256;
-/// Connections of one address at once: nobody takes all.
+/// Connections of one place at once: nobody takes all.
 const CONNECTIONS_OF_ONE_MAX: usize = 16;
 /// TLS, and then a request's head, must be complete within this time.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -165,34 +165,54 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 
 /// Who is connected.
 #[derive(Debug, Default)]
-struct Guests(Mutex<BTreeMap<IpAddr, usize>>);
+struct Guests(Mutex<BTreeMap<Place, usize>>);
+
+/// What one guest has for itself: an IPv4 address, or the network of 48 bits that a site gets of IPv6, where addresses cost nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    V4(Ipv4Addr),
+    V6([u8; 6]),
+}
+
+impl Place {
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, e, f, ..] = address.octets();
+                Self::V6([a, b, c, d, e, f])
+            }
+        }
+    }
+}
 
 /// A place, until it is dropped.
 struct Guest {
     guests: Arc<Guests>,
-    address: IpAddr,
+    place: Place,
 }
 
 impl Guests {
     fn enter(guests: &Arc<Self>, address: IpAddr) -> Option<Guest> {
         let mut present = guests.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = present.values().sum();
-        let of_one = present.get(&address).copied().unwrap_or(0);
+        let place = Place::of(address);
+        let of_one = present.get(&place).copied().unwrap_or(0);
         if all >= CONNECTIONS_MAX || of_one >= CONNECTIONS_OF_ONE_MAX {
             return None;
         }
-        present.insert(address, of_one + 1);
-        Some(Guest { guests: guests.clone(), address })
+        present.insert(place, of_one + 1);
+        Some(Guest { guests: guests.clone(), place })
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut present = self.guests.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = present.get_mut(&self.address) {
+        if let Some(count) = present.get_mut(&self.place) {
             *count -= 1;
             if *count == 0 {
-                present.remove(&self.address);
+                present.remove(&self.place);
             }
         }
     }
@@ -260,5 +280,24 @@ mod tests {
         assert_eq!(places.len(), CONNECTIONS_MAX);
         drop(places);
         assert!(guests.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_guest_has_no_more_places_for_having_many_addresses() {
+        let guests = Arc::new(Guests::default());
+        let of_a_site =
+            |site: u16| (0..100u16).map(move |host| IpAddr::from([0x2001, 0xdb8, site, host, 0, 0, 0, host]));
+        let enter = |address| Guests::enter(&guests, address);
+        let one: Vec<_> = of_a_site(1).filter_map(enter).collect();
+        assert_eq!(one.len(), CONNECTIONS_OF_ONE_MAX);
+        let another: Vec<_> = of_a_site(2).filter_map(enter).collect();
+        assert_eq!(another.len(), CONNECTIONS_OF_ONE_MAX);
+        // IPv4 through an IPv6 socket: not all of it is one place.
+        let mapped = |text: &str| enter(text.parse().unwrap());
+        let mut twice: Vec<_> = (0..100).filter_map(|_| mapped("::ffff:192.0.2.1")).collect();
+        assert_eq!(twice.len(), CONNECTIONS_OF_ONE_MAX);
+        assert!(mapped("192.0.2.1").is_none());
+        twice.extend(mapped("::ffff:192.0.2.2"));
+        assert_eq!(twice.len(), CONNECTIONS_OF_ONE_MAX + 1);
     }
 }

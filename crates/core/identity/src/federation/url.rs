@@ -72,7 +72,9 @@ impl EndpointUrl {
     pub fn redirected(&self, location: &str) -> Result<Self, EndpointUrlError> {
         // A fragment is for whoever shows the document.
         let location = location.split('#').next().unwrap_or_default();
-        if location.contains("://") {
+        // A scheme stands before the first slash; behind it, `://` is part of a path or a query.
+        let head = location.split(['/', '?']).next().unwrap_or_default();
+        if head.contains(':') {
             return location.parse();
         }
         if let Some(rest) = location.strip_prefix("//") {
@@ -203,6 +205,10 @@ mod tests {
         assert_eq!(to("/c").as_deref(), Ok("https://a.test:8443/c"));
         assert_eq!(to("c").as_deref(), Ok("https://a.test:8443/x/c"));
         assert_eq!(to("?v=2").as_deref(), Ok("https://a.test:8443/x/b.json?v=2"));
+        assert_eq!(to("/b?u=https://x").as_deref(), Ok("https://a.test:8443/b?u=https://x"));
+        assert_eq!(to("?u=https://x").as_deref(), Ok("https://a.test:8443/x/b.json?u=https://x"));
+        assert_eq!(to("b/http://x#http://y").as_deref(), Ok("https://a.test:8443/x/b/http://x"));
+        assert_eq!(to("ftp:b"), Err(EndpointUrlError::NotHttps));
         assert_eq!(to("http://b.test/c"), Err(EndpointUrlError::NotHttps));
         assert_eq!(to("https://me@b.test/c"), Err(EndpointUrlError::UserInfo));
     }

@@ -3,10 +3,10 @@
 mod inspect;
 mod verify;
 
+use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::Context as _;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::Context;
@@ -30,9 +30,8 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     if !is_pem(&bytes) {
         return Ok(vec![bytes.into()]);
     }
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("{} is no PEM file", path.display()))?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|error| no_pem(path, error))?;
     if found.is_empty() { Err(none_in(path, "certificate").into()) } else { Ok(found) }
 }
 
@@ -44,7 +43,7 @@ fn revocation_lists(path: &Path) -> anyhow::Result<Vec<CertificateRevocationList
     }
     let found: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
-        .with_context(|| format!("{} is no PEM file", path.display()))?;
+        .map_err(|error| no_pem(path, error))?;
     if found.is_empty() { Err(none_in(path, "revocation list").into()) } else { Ok(found) }
 }
 
@@ -55,10 +54,18 @@ fn is_pem(bytes: &[u8]) -> bool {
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable =
         |error: std::io::Error| Failure::new(Exit::Usage, format!("{} cannot be read", path.display())).because(error);
-    if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_LEN_MAX {
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    // A pipe or a device says nothing of its length: what counts is what comes.
+    let len = file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if len as u64 > FILE_LEN_MAX {
         return Err(Failure::new(Exit::Usage, format!("{} is longer than any certificate", path.display())));
     }
-    std::fs::read(path).map_err(unreadable)
+    Ok(bytes)
+}
+
+fn no_pem(path: &Path, error: pem::Error) -> Failure {
+    Failure::new(Exit::Usage, format!("{} cannot be read as PEM", path.display())).because(error)
 }
 
 fn none_in(path: &Path, what: &str) -> Failure {

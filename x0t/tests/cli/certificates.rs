@@ -79,4 +79,14 @@ fn what_a_certificate_says_is_shown_and_what_is_none_is_refused() {
     let garbage = host.state_dir().join("garbage.der");
     std::fs::write(&garbage, b"\x30\x03hello").unwrap();
     host.x0t(&format!("cert inspect {}", garbage.display())).code(1).says(&["malformed"]);
+    let cut_off = host.state_dir().join("cut-off.pem");
+    std::fs::write(&cut_off, "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n").unwrap();
+    for command in [
+        format!("cert inspect {}", cut_off.display()),
+        format!("cert verify {} --anchors {ca}", cut_off.display()),
+        format!("cert verify {leaf} --anchors {ca} --crl {}", cut_off.display()),
+    ] {
+        host.x0t(&command).code(2).says(&["cut-off.pem", "PEM"]);
+    }
+    host.x0t("cert inspect /dev/zero").code(2).says(&["longer than any certificate"]);
 }

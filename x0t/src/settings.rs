@@ -64,6 +64,15 @@ pub fn has_settings(args: &NodeArgs) -> bool {
 
 /// `mesh` with the flags that were given put in place of what it says.
 pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Failure> {
+    if mesh.identity == IdentityProvider::Spire {
+        refuse_with_spire(&[
+            ("--workload-socket", args.workload_socket.is_some()),
+            ("--bundle-endpoint", args.bundle_endpoint.is_some()),
+            ("--bundle-endpoint-cert", args.bundle_endpoint_cert.is_some()),
+            ("--bundle-endpoint-key", args.bundle_endpoint_key.is_some()),
+            ("--federation-ca", args.federation_ca.is_some()),
+        ])?;
+    }
     if !args.listen.is_empty() {
         mesh.listen.clone_from(&args.listen);
     }
@@ -123,6 +132,19 @@ pub fn with_settings(mut mesh: MeshFile, args: &NodeArgs) -> Result<MeshFile, Fa
         }
     }
     Ok(mesh)
+}
+
+/// Refuses those flags that were given, of a node whose identity is SPIRE's: nothing would come of them.
+pub fn refuse_with_spire(flags: &[(&str, bool)]) -> Result<(), Failure> {
+    let given: Vec<_> = flags.iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| format!("`{flag}`")).collect();
+    if given.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{} has no effect on a node whose identity SPIRE gives", given.join(", "));
+    Err(Failure::new(Exit::Usage, text).next(
+        "leave it out, and its variable `X0T_…`: the SPIRE server has the keys, decides how long identities are valid \
+         (`-x509SVIDTTL` of an entry) and federates; the SPIRE agent serves the Workload API",
+    ))
 }
 
 /// Keeps a file by its absolute path, for the daemon runs elsewhere; `none` stands for no file.

@@ -136,6 +136,14 @@ fn row(entry: &SpireEntry) -> Vec<Cell> {
 
 /// `x0t authority … --authority spire`.
 pub async fn keys(context: &Context, args: &SpireServerArgs, action: AuthorityAction) -> anyhow::Result<Exit> {
+    if let AuthorityAction::Activate { force: true, .. } | AuthorityAction::Revoke { force: true, .. } = action {
+        return Err(Failure::new(
+            Exit::Usage,
+            "a SPIRE server waits for no node before it changes its keys: there is nothing to force",
+        )
+        .next("leave out `--force`; `x0t authority status --authority spire` shows the keys")
+        .into());
+    }
     let server = at(args)?;
     let changed = |action: &'static str, kind, key: &KeyState| {
         let changed = KeyChanged { action, kind, key };

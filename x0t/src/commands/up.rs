@@ -119,11 +119,7 @@ async fn create(context: &Context, args: &UpArgs) -> anyhow::Result<bool> {
 
 /// A node of the trust domain of a SPIRE server: name and trust domain are what SPIRE says.
 async fn create_from_spire(context: &Context, args: &UpArgs) -> anyhow::Result<()> {
-    if args.svid_ttl.is_some() {
-        return Err(Failure::new(Exit::Usage, "how long identities from SPIRE are valid is decided there")
-            .next("leave out `--svid-ttl`; the entry has `-x509SVIDTTL`")
-            .into());
-    }
+    refuse_authority_flags(args)?;
     let name = args.name.as_ref().map(|name| name.as_str().to_owned());
     let wanted = Wanted { trust_domain: args.trust_domain.clone(), name };
     // Until SPIRE says whose trust it is, any name will do.
@@ -136,6 +132,17 @@ async fn create_from_spire(context: &Context, args: &UpArgs) -> anyhow::Result<(
     mesh.name = identity.node_name().unwrap_or_default().to_owned();
     StateDir::create(&context.state_dir, &mesh, &[]).map_err(start::state_dir_failure)?;
     Ok(())
+}
+
+/// What is said about an authority: a node of SPIRE's has none.
+fn refuse_authority_flags(args: &UpArgs) -> Result<(), Failure> {
+    settings::refuse_with_spire(&[
+        ("--svid-ttl", args.svid_ttl.is_some()),
+        ("--recovery", args.recovery.is_some()),
+        ("--upstream-cert", args.upstream_cert.is_some()),
+        ("--upstream-key", args.upstream_key.is_some()),
+        ("--upstream-roots", args.upstream_roots.is_some()),
+    ])
 }
 
 /// What SPIRE gives this host's node.
@@ -163,6 +170,9 @@ fn check_same(context: &Context, args: &UpArgs, mesh: &MeshFile) -> Result<(), F
             ),
         )
         .next("leave out `--identity`, or give another directory with `--state-dir`"));
+    }
+    if mesh.identity == IdentityProvider::Spire {
+        refuse_authority_flags(args)?;
     }
     let changes_name = args.name.as_ref().is_some_and(|name| name.as_str() != mesh.name);
     if args.upstream_cert.is_some() {

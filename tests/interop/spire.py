@@ -35,6 +35,7 @@ SERVER = """
 server {{
   bind_address = "127.0.0.1" bind_port = "{port}" socket_path = "{dir}/api.sock" trust_domain = "{domain}"
   data_dir = "{dir}" log_level = "INFO" default_x509_svid_ttl = "{ttl}s" default_jwt_svid_ttl = "60s" ca_ttl = "1h"
+  agent_ttl = "30m"
 }}
 plugins {{
   DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{dir}/datastore.sqlite3" }} }}

@@ -62,6 +62,7 @@ Use it without root:
 
 Change it:
   peer        Add or remove an underlay address to keep a link to
+  node        Take a node's name back, so that it can stay no longer
 
 Help yourself:
   doctor      Check this host and this node, with a next step for each finding

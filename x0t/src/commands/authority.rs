@@ -31,6 +31,11 @@ pub async fn run(context: &Context, args: AuthorityArgs) -> anyhow::Result<Exit>
             OperatorRequest::RevokeAuthority { key_id: parse(&key_id)?, force }
         }
     };
+    let of_jwt = if matches!(request, OperatorRequest::PrepareAuthority { kind: AuthorityKind::Jwt }) {
+        " --kind jwt"
+    } else {
+        ""
+    };
     let is_import = matches!(request, OperatorRequest::ImportAuthority { .. });
     let now = Clock.wall();
     match context.client().authority(&request).await? {
@@ -39,7 +44,9 @@ pub async fn run(context: &Context, args: AuthorityArgs) -> anyhow::Result<Exit>
         }
         OperatorAnswer::Plan { steps } => context.out.result(&steps, |style| plan(&steps, now, style))?,
         answer @ OperatorAnswer::Prepared { key_id } => context.out.result(&answer, |_| {
-            format!("prepared {key_id}\nactivate it with `x0t authority activate` once every node has heard of it")
+            format!(
+                "prepared {key_id}\nactivate it with `x0t authority activate{of_jwt}` once every node has heard of it"
+            )
         })?,
         answer @ (OperatorAnswer::Changed { .. } | OperatorAnswer::Done) => {
             context.out.result(&answer, |_| "done; `x0t authority status` shows the outcome".to_owned())?;

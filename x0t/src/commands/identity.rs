@@ -32,7 +32,8 @@ fn describe(explanation: &Explanation) -> String {
     }
     if explanation.entries == 0 {
         text.push_str(
-            "\nthere is no entry for this node: `x0t entry create SPIFFE-ID --selector unix:uid:1000` makes one\n",
+            "\nthere is no entry for this node: `x0t entry create SPIFFE-ID --node NAME --selector unix:uid:1000`, on the authority's node, makes \
+             one\n",
         );
     }
     for near in &explanation.near {

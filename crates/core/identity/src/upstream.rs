@@ -23,6 +23,12 @@ pub enum UpstreamError {
     /// Not PEM, or nothing in it.
     #[error("the file of {0} holds no certificate in PEM")]
     NoCertificate(&'static str),
+    /// There is no file of roots, and none in the chain.
+    #[error("no root is given: the chain has none, so name the file of the roots")]
+    NoRoot,
+    /// The chain begins with a root.
+    #[error("the certificate is a root of its own: give one that a root has certified")]
+    IsRoot,
     /// Not PKCS#8 in PEM.
     #[error("the key is not a PKCS#8 private key in PEM; `openssl pkcs8 -topk8 -nocrypt` makes one")]
     NoKey,
@@ -98,6 +104,8 @@ impl UpstreamError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NoCertificate(_) => "no_certificate",
+            Self::NoRoot => "no_root",
+            Self::IsRoot => "is_root",
             Self::NoKey | Self::Key(_) => "bad_key",
             Self::KeyMismatch => "key_mismatch",
             Self::ChainTooLong(_) => "chain_too_long",
@@ -136,7 +144,7 @@ pub fn import_upstream(
     let mut chain = certificates("the chain", files.chain)?;
     let roots = if files.roots.is_empty() {
         let roots: Vec<_> = chain.iter().filter(|certificate| is_self_issued(certificate)).cloned().collect();
-        if roots.is_empty() { Err(UpstreamError::NoCertificate("the roots")) } else { Ok(roots) }
+        if roots.is_empty() { Err(UpstreamError::NoRoot) } else { Ok(roots) }
     } else {
         certificates("the roots", files.roots)
     }?;
@@ -144,7 +152,7 @@ pub fn import_upstream(
     if chain.len() > CARRIED_CERTIFICATES_MAX {
         return Err(UpstreamError::ChainTooLong(chain.len()));
     }
-    let own = chain.first().ok_or(UpstreamError::NoCertificate("the chain"))?;
+    let own = chain.first().ok_or(UpstreamError::IsRoot)?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(files.key).map_err(|_| UpstreamError::NoKey)?;
     let key = PrivateKey::from_pkcs8(key.secret_pkcs8_der())?;
     let mut not_after = UnixTime::from_secs(u64::MAX);

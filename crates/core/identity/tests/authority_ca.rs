@@ -116,6 +116,17 @@ fn after_a_restart_everybody_who_may_hold_an_svid_is_waited_for() {
 }
 
 #[test]
+fn a_node_whose_name_was_taken_back_is_not_waited_for() {
+    let mut mesh = Mesh::new();
+    mesh.join("beta");
+    mesh.authority.prepare_ca(X509, &mut mesh.keys, &mut mesh.entropy, NOW).unwrap();
+    acknowledge(&mut mesh, "alpha", None);
+    assert_eq!(mesh.authority.activate_ca(X509, Patience::Wait, NOW).unwrap_err().code(), "unacknowledged");
+    assert!(mesh.authority.forget_name("beta"));
+    mesh.authority.activate_ca(X509, Patience::Wait, NOW).unwrap();
+}
+
+#[test]
 fn a_crash_at_any_step_of_a_rotation_leaves_a_state_from_which_it_goes_on() {
     let mut mesh = Mesh::new();
     let beta = mesh.join("beta");

@@ -182,7 +182,7 @@ mod upstream {
         assert_eq!(refused(UpstreamFiles { key: other.key.as_bytes(), ..pki.files() }), UpstreamError::KeyMismatch);
         assert_eq!(refused(UpstreamFiles { key: b"nothing", ..pki.files() }), UpstreamError::NoKey);
         assert_eq!(refused(UpstreamFiles { chain: b"", ..pki.files() }), UpstreamError::NoCertificate("the chain"));
-        assert_eq!(refused(UpstreamFiles { roots: b"", ..pki.files() }), UpstreamError::NoCertificate("the roots"));
+        assert_eq!(refused(UpstreamFiles { roots: b"", ..pki.files() }), UpstreamError::NoRoot);
         let foreign = refused(UpstreamFiles { roots: other.roots.as_bytes(), ..pki.files() });
         assert!(matches!(foreign, UpstreamError::Trial(_)), "{foreign:?}");
     }

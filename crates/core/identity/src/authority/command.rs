@@ -5,7 +5,7 @@
 //! of two that spend one token is refused here and nowhere else.
 
 use serde::{Deserialize, Serialize};
-use x0t_model::UnixTime;
+use x0t_model::{SpiffeId, UnixTime};
 
 use super::refusal::CommandRefusal;
 use super::tokens::{TokenHash, TokenId};
@@ -114,6 +114,10 @@ impl Authority {
             AuthorityCommand::ForgetName { name } => {
                 if *name == self.name || self.names.remove(name).is_none() {
                     return Err(CommandRefusal::UnknownName(name.clone()));
+                }
+                // Whoever is gone acknowledges nothing, and is not waited for.
+                if let Ok(node) = SpiffeId::node(self.node.trust_domain(), name) {
+                    self.acks.forget(&node);
                 }
             }
             AuthorityCommand::CreateEntry { id, spec, at } => {

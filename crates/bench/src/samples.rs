@@ -30,6 +30,13 @@ impl Samples {
         done
     }
 
+    /// Takes those of `other` in.
+    pub fn add(&mut self, other: Self) {
+        for (row, batches) in other.batches {
+            self.batches.entry(row).or_default().extend(batches);
+        }
+    }
+
     /// The tenth percentile of all batches, in nanoseconds: what it takes on a core that is left alone.
     pub fn undisturbed(&self, row: Row) -> Option<f64> {
         let mut batches = self.batches.get(&row)?.clone();

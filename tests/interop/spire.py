@@ -35,7 +35,7 @@ SERVER = """
 server {{
   bind_address = "127.0.0.1" bind_port = "{port}" socket_path = "{dir}/api.sock" trust_domain = "{domain}"
   data_dir = "{dir}" log_level = "INFO" default_x509_svid_ttl = "{ttl}s" default_jwt_svid_ttl = "60s" ca_ttl = "1h"
-  agent_ttl = "30m"
+  agent_ttl = "{agent_ttl}s"
 }}
 plugins {{
   DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{dir}/datastore.sqlite3" }} }}
@@ -96,6 +96,8 @@ def end(process):
 
 
 class Region:
+
+    agent_ttl = SVID_TTL
     def __init__(self, name, root, programs, tool):
         self.name, self.root, self.programs, self.tool = name, root, programs, tool
         self.server_dir, self.agent_dir = root / name / "s", root / name / "a"
@@ -104,7 +106,7 @@ class Region:
         self.log = (root / f"{name}.log").open("w")
         self.server_port, self.server_health, self.agent_health = free_port(), free_port(), free_port()
         common = dict(domain=TRUST_DOMAIN, root=root)
-        server = SERVER.format(port=self.server_port, dir=self.server_dir, health=self.server_health, ttl=SVID_TTL, **common)
+        server = SERVER.format(port=self.server_port, dir=self.server_dir, health=self.server_health, ttl=SVID_TTL, agent_ttl=self.agent_ttl, **common)
         (self.server_dir / "server.conf").write_text(server)
         agent = AGENT.format(server_port=self.server_port, dir=self.agent_dir, health=self.agent_health, **common)
         (self.agent_dir / "agent.conf").write_text(agent)

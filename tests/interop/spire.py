@@ -96,8 +96,8 @@ def end(process):
 
 
 class Region:
-
     agent_ttl = SVID_TTL
+
     def __init__(self, name, root, programs, tool):
         self.name, self.root, self.programs, self.tool = name, root, programs, tool
         self.server_dir, self.agent_dir = root / name / "s", root / name / "a"

@@ -111,6 +111,7 @@ pub struct World {
     invariants: Invariants,
     digest: blake3::Hasher,
     replies: BTreeMap<u64, (Instant, Reply)>,
+    agent_replies: BTreeMap<u64, (Instant, Result<Vec<u8>, String>)>,
     next_command: u64,
     events: Vec<(usize, Instant, What)>,
     handled: u64,
@@ -141,6 +142,7 @@ impl World {
             queue: BinaryHeap::new(),
             order: 0,
             replies: BTreeMap::new(),
+            agent_replies: BTreeMap::new(),
             next_command: 1,
             events: Vec::new(),
             handled: 0,
@@ -477,8 +479,11 @@ impl World {
                     self.replies.insert(id, (self.now, reply));
                 }
                 Output::AuthorityRequest { ticket, request } => self.ask_authority(host, ticket, request),
+                Output::AuthorityReply { id, outcome } => {
+                    self.agent_replies.insert(id, (self.now, outcome));
+                }
                 // No agent runs on a simulated host.
-                Output::AuthorityReply { .. } | Output::Identity(_) => {}
+                Output::Identity(_) => {}
                 Output::Event(event) => {
                     self.invariants.heard(self.hosts[host].id, &event.what);
                     self.events.push((host, event.at, event.what));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use x0t_identity::ca_life::{AuthorityKind, KeyId};
-use x0t_identity::{OperatorAnswer, OperatorRequest};
+use x0t_identity::{AgentRequest, Known, OperatorAnswer, OperatorRequest, SyncRequest};
 use x0t_model::{Entropy, Instant};
 use x0t_node::What;
 use x0t_sim::{Cryptography, MARKER, Terms, Topology, Weather, World};
@@ -229,6 +229,29 @@ fn after_a_taint_every_node_replaces_its_own_svid_in_seconds_under_a_stream() {
     }
     world.advance(5 * SECOND);
     assert!(world.all_reach_all());
+}
+
+/// Found by a newcomer: for 35 s after a restart of the authority the others heard of no new entry.
+#[test]
+fn an_agent_that_waits_for_news_is_told_at_once_that_its_authority_was_restarted() {
+    let mut world = settled(Topology::of("auth-R:1 R-B:1"), Terms::seeded(8));
+    let (auth, b) = (world.host("auth"), world.host("B"));
+    let (domain, sequence) = ("mesh.test".parse().unwrap(), 1_000);
+    let wait_for_news = SyncRequest {
+        known: Known::default(),
+        bundles: [(domain, sequence)].into(),
+        federated: None,
+        partial: None,
+        issuer: None,
+        wait: true,
+    };
+    let asked = world.ask_as_agent(b, &AgentRequest::Sync(wait_for_news).encode().unwrap());
+    world.advance(5 * SECOND);
+    assert_eq!(world.agent_reply(asked), None, "there is no news");
+    world.stop(auth);
+    world.advance(SECOND);
+    let (_, outcome) = world.agent_reply(asked).expect("an answer");
+    assert_eq!(outcome, &Err("the session with the authority has ended".to_owned()));
 }
 
 #[test]

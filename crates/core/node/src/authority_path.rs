@@ -48,8 +48,8 @@ pub struct AuthorityDesk {
     tickets: BTreeMap<Ticket, Asker>,
     /// How many of the tickets are a member's.
     by_member: BTreeMap<NodeId, usize>,
-    /// What the own agent asked of an authority elsewhere, and until when an answer is waited for.
-    asks: BTreeMap<u64, Instant>,
+    /// What the own agent asked of an authority elsewhere: of which, and until when an answer is waited for.
+    asks: BTreeMap<u64, (NodeId, Instant)>,
 }
 
 impl AuthorityDesk {
@@ -85,7 +85,7 @@ impl AuthorityDesk {
 
     /// When the next request is given up.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.asks.values().min().copied()
+        self.asks.values().map(|(_, until)| *until).min()
     }
 }
 
@@ -147,7 +147,7 @@ impl Node {
         }
         match (Message::AgentRequest { id, body: body.to_vec() }).encode() {
             Ok(message) => {
-                self.desk.asks.insert(id, self.now + ASK_TIMEOUT);
+                self.desk.asks.insert(id, (authority, self.now + ASK_TIMEOUT));
                 self.send_message_to_end(authority, &message);
             }
             Err(error) => self.no_answer(id, &with_causes(&error)),
@@ -169,10 +169,20 @@ impl Node {
 
     /// Gives up what was not answered in time.
     pub(crate) fn advance_asks(&mut self) {
-        let late: Vec<_> = self.desk.asks.iter().filter(|(_, until)| **until <= self.now).map(|(id, _)| *id).collect();
-        for id in late {
-            self.desk.asks.remove(&id);
-            self.no_answer(id, "the authority has not answered in time");
+        let now = self.now;
+        self.give_up_asks("the authority has not answered in time", |_, until| until <= now);
+    }
+
+    /// The session with `node` has ended. An authority that is started anew does not know what it was asked before, so its agents
+    /// ask again at once instead of waiting for their time to run out.
+    pub(crate) fn end_lost(&mut self, node: NodeId) {
+        self.give_up_asks("the session with the authority has ended", |authority, _| authority == node);
+    }
+
+    fn give_up_asks(&mut self, reason: &str, is_lost: impl Fn(NodeId, Instant) -> bool) {
+        let lost = self.desk.asks.extract_if(.., |_, (authority, until)| is_lost(*authority, *until));
+        for (id, _) in lost.collect::<Vec<_>>() {
+            self.no_answer(id, reason);
         }
     }
 

@@ -258,6 +258,18 @@ impl Node {
         self.push(Output::Event(event));
     }
 
+    /// The next train that waits in the queues of a neighbour.
+    pub(crate) fn poll_egress(&mut self) -> Option<Output> {
+        let (to, flow, train) = self.egress.pop(&mut self.pool, self.now)?;
+        Some(match Unsealed::of(train) {
+            Ok(unsealed) => {
+                self.stats.trains_sealed_elsewhere += 1;
+                Output::Seal { to, flow, unsealed }
+            }
+            Err(train) => Output::Datagrams { to, flow: Some(flow), train },
+        })
+    }
+
     /// Lets every core speak until none has anything left to say. Bounded: what a core says here answers what it was told,
     /// and nothing is told from outside meanwhile.
     fn settle(&mut self) {
@@ -366,17 +378,7 @@ impl Drive for Node {
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        if let Some(output) = self.out.pop_front() {
-            return Some(output);
-        }
-        let (to, flow, train) = self.egress.pop(&mut self.pool, self.now)?;
-        Some(match Unsealed::of(train) {
-            Ok(unsealed) => {
-                self.stats.trains_sealed_elsewhere += 1;
-                Output::Seal { to, flow, unsealed }
-            }
-            Err(train) => Output::Datagrams { to, flow: Some(flow), train },
-        })
+        self.out.pop_front().or_else(|| self.poll_egress())
     }
 
     fn spare_train(&mut self) -> Train {

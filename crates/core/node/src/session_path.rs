@@ -227,6 +227,9 @@ impl Node {
         self.punch.session_over(session);
         if let Some(far_end) = self.ends.node_of(session) {
             self.reassembly.session_ended(far_end, session);
+            if self.ends.session_of(far_end) == Some(session) {
+                self.end_lost(far_end);
+            }
         }
         self.ends.session_ended(session, self.now);
         self.receipts.session_ended(session);
@@ -347,6 +350,16 @@ impl Node {
 
     /// Says goodbye to everybody and stops a moment later.
     pub(crate) fn say_goodbye(&mut self) {
+        // Far ends first, and what was accepted for them: the links carry it, and have no queues any more once they are closed.
+        for (_, session) in self.ends.iter().collect::<Vec<_>>() {
+            self.endpoint.close(session, GOODBYE_CODE, GOODBYE, self.now);
+        }
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            self.transmit(transmit);
+        }
+        while let Some(output) = self.poll_egress() {
+            self.push(output);
+        }
         self.router.goodbye(self.now);
         while let Some(message) = self.router.poll_transmit() {
             self.send_routing(message);

@@ -17,6 +17,19 @@ impl World {
         id
     }
 
+    /// Asks the authority as the agent of a host does. [`Self::agent_reply`] has the answer once there is one.
+    pub fn ask_as_agent(&mut self, host: usize, body: &[u8]) -> u64 {
+        let id = self.next_command;
+        self.next_command += 1;
+        self.handle(host, Input::AskAuthority { id, body });
+        id
+    }
+
+    /// When and how the agent of a host was answered.
+    pub fn agent_reply(&self, id: u64) -> Option<&(Instant, Result<Vec<u8>, String>)> {
+        self.agent_replies.get(&id)
+    }
+
     /// When and how a command was answered.
     pub fn reply(&self, id: u64) -> Option<&(Instant, Reply)> {
         self.replies.get(&id)

@@ -102,12 +102,6 @@ fn only<'a>(fitting: &[&'a Svid]) -> Result<Option<&'a Svid>, NoNode> {
     Ok(fitting.iter().copied().max_by_key(|svid| (svid.not_after(), svid.not_before())))
 }
 
-/// An error with everything that caused it.
-pub fn in_one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// The regions of `mesh`, checked.
 pub fn regions_of(mesh: &MeshFile) -> Result<FailoverConfig, Failure> {
     mesh.regions.clone().into_config().map_err(|mistakes| mistaken(&mistakes))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use x0t_identity::{Authority, AuthorityConfig, AwsLcKeys, Bundle, Svid, import_upstream};
-use x0t_model::{Entropy, SpiffeId, TrustDomain};
+use x0t_model::{Entropy, SpiffeId, TrustDomain, in_one_line};
 use x0t_node::critical::RULES_MAX;
 use x0t_node::discovery::DiscoveryConfig;
 use x0t_node::{Crypto, Node, NodeConfig, Record, RecordKind, Start, VerifyAfresh, stored_authorities};
@@ -24,7 +24,7 @@ use x0t_runtime::udp::{BindError, UdpSockets};
 use crate::beside::{self, FederationSettings, Home};
 use crate::cli::NodeName;
 use crate::exit::{Exit, Failure};
-use crate::from_spire::{Source, Wanted, in_one_line, regions_of};
+use crate::from_spire::{Source, Wanted, regions_of};
 use crate::{host, recovery, ui, upstream};
 
 /// Letters of a fresh trust domain: none that are taken for one another when read aloud or typed.

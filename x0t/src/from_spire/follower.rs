@@ -1,11 +1,11 @@
 //! What SPIRE says, in terms of one node: given, failing, taken back.
 
-use x0t_model::SpiffeId;
+use x0t_model::{SpiffeId, in_one_line};
 use x0t_node::WorkloadApiNews;
 use x0t_workload::client::X509Context;
 use x0t_workload::regions::{Given, Serving};
 
-use super::{Wanted, choose, in_one_line};
+use super::{Wanted, choose};
 
 /// Reads what is given as news for one node.
 #[derive(Debug)]

@@ -2,12 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use x0t_identity::region_failover::{RegionEvent, RegionHealth, RegionsView};
-use x0t_model::SpiffeId;
+use x0t_model::{SpiffeId, in_one_line};
 use x0t_node::What;
 use x0t_runtime::readings::{Reading, Value};
 use x0t_workload::regions::{Given, Regions, Serving};
-
-use super::in_one_line;
 
 /// Every region, and what is served of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]

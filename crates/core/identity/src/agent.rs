@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
+use x0t_model::{Entropy, Instant, SpiffeId, UnixTime, in_one_line};
 
 use self::federated::FederatedBundles;
 use crate::agent_message::{
@@ -27,7 +27,6 @@ use crate::agent_message::{
 use crate::authority::Known;
 use crate::bundle::{Bundle, BundleMap, BundleUpdate};
 use crate::ca_life::KeyId;
-use crate::causes;
 use crate::csr::signing_request;
 use crate::distrusted::Distrusted;
 use crate::entry::{Entry, EntryId};
@@ -311,7 +310,7 @@ impl Agent {
             return;
         }
         let answer = match outcome {
-            Ok(body) => AgentAnswer::decode(body).map_err(|error| causes::in_one_line(&error)),
+            Ok(body) => AgentAnswer::decode(body).map_err(|error| in_one_line(&error)),
             Err(reason) => Err(reason.to_owned()),
         };
         match (outstanding, answer) {
@@ -578,7 +577,7 @@ impl Slot {
     /// The chain as an SVID, if a stranger would accept it, it is for this entry and for our key.
     fn check(&self, chain: Vec<Base64>, own: &Bundle, distrusted: &Distrusted, wall: UnixTime) -> Result<Svid, String> {
         let chain: Vec<_> = chain.into_iter().map(|der| CertificateDer::from(der.0)).collect();
-        let found = verify_chain(&chain, own, wall).map_err(|error| causes::in_one_line(&error))?;
+        let found = verify_chain(&chain, own, wall).map_err(|error| in_one_line(&error))?;
         if let Some(distrust) = distrusted.judge(&chain) {
             return Err(format!("the certificate comes too late: {distrust}"));
         }
@@ -586,7 +585,7 @@ impl Slot {
             return Err(format!("the certificate is for {found}, not for {}", self.entry.spec.spiffe_id));
         }
         let key = self.pending.clone().ok_or_else(|| "nothing was asked".to_owned())?;
-        Svid::new(chain, key).map_err(|error| causes::in_one_line(&error))
+        Svid::new(chain, key).map_err(|error| in_one_line(&error))
     }
 
     fn back_off(&mut self, entropy: &mut Entropy, now: Instant, wall: UnixTime) {

@@ -33,7 +33,6 @@ mod authority_rules;
 mod bundle;
 pub mod ca_life;
 mod ca_signer;
-mod causes;
 mod csr;
 mod distrusted;
 mod entry;

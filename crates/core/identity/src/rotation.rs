@@ -26,10 +26,9 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
-use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
+use x0t_model::{Entropy, Instant, SpiffeId, UnixTime, in_one_line};
 
 use crate::bundle::Bundle;
-use crate::causes;
 use crate::csr::signing_request;
 use crate::distrusted::{Distrust, Distrusted};
 use crate::keys::{KeyError, KeySource, PrivateKey};
@@ -404,7 +403,7 @@ impl Rotation {
             }
             Err(AdoptError::NotAsked) => Err(AdoptError::NotAsked),
             Err(error) => {
-                self.handle_failure(&Failure::Unavailable(causes::in_one_line(&error)), now, wall);
+                self.handle_failure(&Failure::Unavailable(in_one_line(&error)), now, wall);
                 Err(error)
             }
         }
@@ -467,7 +466,7 @@ impl Rotation {
         self.phase = Phase::Asking { deadline: now + self.config.request_timeout };
         match self.request_for_pending(keys) {
             Ok(request) => self.request = Some(request),
-            Err(error) => self.handle_failure(&Failure::Unavailable(causes::in_one_line(&error)), now, wall),
+            Err(error) => self.handle_failure(&Failure::Unavailable(in_one_line(&error)), now, wall),
         }
     }
 

@@ -6,6 +6,7 @@
 //! in one place; [`Entropy`] is the seeded generator that cores are handed, because a core rolls no dice of its own.
 
 mod address;
+mod causes;
 mod codec;
 mod entropy;
 mod metric;
@@ -15,6 +16,7 @@ mod time;
 mod underlay;
 
 pub use address::{OverlayPrefix, overlay_address};
+pub use causes::in_one_line;
 pub use codec::{DecodeError, Reader, Writer};
 pub use entropy::{Entropy, Seed};
 pub use metric::Metric;

@@ -13,13 +13,13 @@ use x0t_identity::{
     AuthorityAnswer, AuthorityRequest, Bundle, BundleUpdate, Failure, OperatorAnswer, OperatorRequest, SYNC_WAIT,
     Ticket,
 };
-use x0t_model::{Instant, NodeId, SpiffeId};
+use x0t_model::{Instant, NodeId, SpiffeId, in_one_line};
 use x0t_overlay::SessionId;
 
 use crate::api::{Output, Record, RecordKind, Reply, What};
 use crate::commands::refused;
 use crate::node::Node;
-use crate::trust_path::{printable, with_causes};
+use crate::trust_path::printable;
 
 /// Requests that an authority has not answered yet.
 const TICKETS_MAX: usize = 16_384;
@@ -150,7 +150,7 @@ impl Node {
                 self.desk.asks.insert(id, (authority, self.now + ASK_TIMEOUT));
                 self.send_message_to_end(authority, &message);
             }
-            Err(error) => self.no_answer(id, &with_causes(&error)),
+            Err(error) => self.no_answer(id, &in_one_line(&error)),
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use x0t_identity::message::{JoinAccepted, JoinRequest, Message, RecoverRequest};
 use x0t_identity::{Bundle, JoinToken, KeySource, PrivateKey, Svid, signing_request, verify_chain};
-use x0t_model::{Entropy, Instant, Seed, SpiffeId, Underlay, UnixTime};
+use x0t_model::{Entropy, Instant, Seed, SpiffeId, Underlay, UnixTime, in_one_line};
 use x0t_overlay::{
     CertificateDer, CloseReason, Endpoint, EndpointConfig, Event, HandshakeError, Provider, Purpose, SessionId,
     VerifyPeer, close_code,
@@ -22,7 +22,6 @@ use x0t_overlay::{
 
 use crate::api::{Record, RecordKind};
 use crate::start::stored_authorities;
-use crate::trust_path::with_causes;
 
 /// Pause before an address that refused or kept silent is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -114,7 +113,7 @@ struct OldBundleVerifier {
 
 impl VerifyPeer for OldBundleVerifier {
     fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
-        let found = verify_chain(chain, &self.bundle, now).map_err(|error| with_causes(&error))?;
+        let found = verify_chain(chain, &self.bundle, now).map_err(|error| in_one_line(&error))?;
         if self.authorities.contains(&found) { Ok(found) } else { Err(format!("{found} is no authority of this mesh")) }
     }
 }
@@ -125,7 +124,7 @@ struct TokenVerifier(JoinToken);
 impl VerifyPeer for TokenVerifier {
     fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
         // It has checked the whole chain, with what leads from a successor to an authority that the token knows, and whose it is.
-        self.0.verify_authority(chain, now).map(|_| self.0.authority.clone()).map_err(|error| with_causes(&error))
+        self.0.verify_authority(chain, now).map(|_| self.0.authority.clone()).map_err(|error| in_one_line(&error))
     }
 }
 
@@ -380,14 +379,14 @@ impl JoinClient {
             Ok(Message::JoinAccepted(accepted)) => self.accept(accepted, address, wall),
             Ok(Message::JoinRefused(refused)) => Err(JoinError::Refused { code: refused.code, text: refused.text }),
             Ok(_) => Err(JoinError::BadAnswer("it answers something that was not asked".into())),
-            Err(error) => Err(JoinError::BadAnswer(with_causes(&error))),
+            Err(error) => Err(JoinError::BadAnswer(in_one_line(&error))),
         });
         self.endpoint.close(session, close_code::DONE, "joined", now);
     }
 
     /// Checks what the authority gave as a stranger would, before anything of it is stored.
     fn accept(&self, accepted: JoinAccepted, introducer: Underlay, wall: UnixTime) -> Result<Joined, JoinError> {
-        let bad = |error: &dyn std::error::Error| JoinError::BadAnswer(with_causes(error));
+        let bad = |error: &dyn std::error::Error| JoinError::BadAnswer(in_one_line(error));
         // The session has shown that this is the token's authority. Its bundle may hold more than the token pins: a successor.
         let trust_domain = match &self.claim {
             Claim::Token(token, _) => token.trust_domain(),

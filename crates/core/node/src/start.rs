@@ -6,14 +6,13 @@ use std::sync::Arc;
 use x0t_identity::{
     AnchorError, AnchorProof, Bundle, BundleError, KeySource, RotationConfig, Svid, SvidError, SvidSource, VerifyError,
 };
-use x0t_model::{NodeId, Seed, SpiffeId, Underlay, UnixTime};
+use x0t_model::{NodeId, Seed, SpiffeId, Underlay, UnixTime, in_one_line};
 use x0t_overlay::{CertificateDer, EndpointConfig, Provider};
 use x0t_routing::RoutingConfig;
 
 use crate::api::{Record, RecordKind};
 use crate::critical::Rule;
 use crate::discovery::DiscoveryConfig;
-use crate::trust_path::with_causes;
 
 /// How a node behaves. Defaults suit a server in a wired mesh.
 #[derive(Clone, Debug)]
@@ -172,7 +171,7 @@ impl Start {
             .map_err(|error: BundleError| unreadable(RecordKind::Bundle, &error))?;
         // As of its own last second: whether it is still valid is a question for later, and an expired one may start.
         x0t_identity::verify_chain(svid.chain(), &bundle, svid.not_after())
-            .map_err(|error| StartError::MixedMeshes(with_causes(&error)))?;
+            .map_err(|error| StartError::MixedMeshes(in_one_line(&error)))?;
         let is_authority = read(RecordKind::Authority).is_some();
         let authorities = read_authorities(&required(RecordKind::Authorities)?)?;
         let (epoch, record) = begin_epoch(read(RecordKind::Epoch).as_deref())?;

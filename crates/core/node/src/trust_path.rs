@@ -8,7 +8,7 @@ use x0t_identity::{
     AdoptError, Bundle, BundleError, BundleUpdate, Distrust, Distrusted, Failure, Rotation, RotationEvent,
     RotationView, Svid, SvidSource, sign_anchor,
 };
-use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime};
+use x0t_model::{Entropy, Instant, NodeId, SpiffeId, UnixTime, in_one_line};
 use x0t_overlay::{CertificateDer, Credentials, Purpose, SessionId, VerifyPeer, close_code};
 use x0t_routing::{DeathReason, Event as RoutingEvent};
 
@@ -47,7 +47,7 @@ struct BundleVerifier {
 
 impl VerifyPeer for BundleVerifier {
     fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, String> {
-        let id = self.signatures.verify_chain(chain, &self.bundle, now).map_err(|error| with_causes(&error))?;
+        let id = self.signatures.verify_chain(chain, &self.bundle, now).map_err(|error| in_one_line(&error))?;
         // A workload's SVID is as valid as a node's, and makes nobody a member of the mesh.
         if id.node_name().is_none() {
             return Err(format!("{id} is not the identity of a node"));
@@ -198,7 +198,7 @@ impl Node {
         };
         match (Message::RenewRequest { csr }).encode() {
             Ok(message) => self.send_message_to_end(authority, &message),
-            Err(error) => self.renewal_failed(Failure::Unavailable(with_causes(&error))),
+            Err(error) => self.renewal_failed(Failure::Unavailable(in_one_line(&error))),
         }
     }
 
@@ -385,7 +385,7 @@ impl Node {
             }
             Err(error) => {
                 self.stats.anchors_refused += 1;
-                let reason = format!("an anchor for {origin:?}: {}", with_causes(&error));
+                let reason = format!("an anchor for {origin:?}: {}", in_one_line(&error));
                 self.refuse(reason);
             }
         }
@@ -399,12 +399,6 @@ const EXPIRED: &str = "certificate expired";
 pub(crate) fn printable(text: &str) -> String {
     let steers = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// An error with everything that caused it, on one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

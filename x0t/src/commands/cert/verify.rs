@@ -6,7 +6,7 @@ use x0t_identity::validation::{
     Purpose, Revocation, RevocationList, Standard, Status, TrustDomains, UnknownStatus, Validation, ValidationError,
     validate_peer, validate_svid,
 };
-use x0t_model::{SpiffeId, UnixTime};
+use x0t_model::{SpiffeId, UnixTime, in_one_line};
 use x0t_runtime::clock::Clock;
 
 use super::inspect::date;
@@ -152,13 +152,13 @@ impl Verdict {
                 of: check.place.map(|place| place.to_string()),
                 status,
                 code: error.map(|error| error.code()),
-                detail: error.map(|error| explained(error)),
+                detail: error.map(|error| in_one_line(error)),
             }
         });
         Self {
             valid: error.is_none(),
             code: error.map(ValidationError::code),
-            error: error.map(explained),
+            error: error.map(|error| in_one_line(error)),
             spiffe_id: path.and_then(|path| path.spiffe_id.clone()),
             not_after: path.map(|path| path.not_after),
             path: path.iter().flat_map(|path| &path.places).map(ToString::to_string).collect(),
@@ -188,16 +188,4 @@ impl ShownCheck {
         let detail = self.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
         format!("{:<12} {:<16} {}{detail}", self.status.replace('_', " "), of, self.check)
     }
-}
-
-/// An error with its causes, on one line.
-fn explained(error: &ValidationError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

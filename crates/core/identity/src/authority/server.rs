@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use x0t_model::{Entropy, Instant, SpiffeId, UnixTime};
+use x0t_model::{Entropy, Instant, SpiffeId, UnixTime, in_one_line};
 
 use super::{Authority, AuthorityCommand, CaChangeError, FederationAnswer, FederationRequest, TokenView};
 use crate::agent_message::{
@@ -22,7 +22,6 @@ use crate::agent_message::{
     SyncRequest,
 };
 use crate::ca_life::{AuthorityKind, CaCommand, CaStatus, KeyId, Patience, Step, Transition};
-use crate::causes;
 use crate::entry::{Entry, EntryId, EntrySpec};
 use crate::jwt::AudienceSet;
 use crate::keys::KeySource;
@@ -665,6 +664,6 @@ fn encoded(answer: &AgentAnswer) -> AuthorityAnswer {
 impl Refused {
     /// A stable word and a person's text, both bounded.
     pub fn new(code: &str, reason: &dyn std::error::Error) -> Self {
-        Self { code: code.to_owned(), text: crate::message::bounded(causes::in_one_line(reason)) }
+        Self { code: code.to_owned(), text: crate::message::bounded(in_one_line(reason)) }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use data_encoding::{BASE64, HEXLOWER};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use x0t_model::{SpiffeId, TrustDomain, UnixTime};
+use x0t_model::{SpiffeId, TrustDomain, UnixTime, in_one_line};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::entries::Entries;
@@ -14,7 +14,6 @@ use super::keyring::Keyring;
 use super::tokens::{Record, TokenState, Tokens};
 use super::{Authority, AuthorityConfig, ENTRIES_MAX, ISSUED_NAMES_MAX, JOIN_TOKENS_MAX, check_name};
 use crate::ca_life::{Acks, CaLife, Der, KeyId, Material};
-use crate::causes;
 use crate::entry::Entry;
 use crate::federation::{FederationRelationship, Federations, ForeignBundle};
 use crate::keys::{KeyError, PrivateKey};
@@ -151,7 +150,7 @@ impl Authority {
                 ack_deadline: Duration::from_secs(stored.ack_deadline_s),
                 recovery: stored.recovery_s.map_or(AuthorityConfig::default().recovery, Duration::from_secs),
             },
-            keyring: keyring.map_err(|error| content("keys", causes::in_one_line(&error)))?,
+            keyring: keyring.map_err(|error| content("keys", in_one_line(&error)))?,
             seal,
             tokens: read_tokens(&stored.tokens)?,
             names: read_names(trust_domain, &stored.names)?,
@@ -330,7 +329,7 @@ impl StoredV1 {
         let began = unix_time(parsed.validity().not_before);
         let material = Material::SelfSigned { certificate: Der::from(&certificate), cross: None };
         let keyring = Keyring::create(self.node.trust_domain(), material, key, self.bundle_sequence, began);
-        let keyring = keyring.map_err(|error| content("certificate", causes::in_one_line(&error)))?;
+        let keyring = keyring.map_err(|error| content("certificate", in_one_line(&error)))?;
         let clear = |key: &PrivateKey| StoredKey::Clear { pkcs8: Secret(BASE64.encode(key.pkcs8())) };
         Ok(Stored {
             version: VERSION,

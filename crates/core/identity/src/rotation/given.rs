@@ -7,11 +7,10 @@
 //!   the source takes it back  ──▶ Withdrawn: no longer shown, until another is given
 //! ```
 
-use x0t_model::{Instant, UnixTime};
+use x0t_model::{Instant, UnixTime, in_one_line};
 
 use super::{AdoptError, Rotation, RotationEvent, RotationStatus, SvidSource};
 use crate::bundle::Bundle;
-use crate::causes;
 use crate::svid::Svid;
 use crate::verify::verify_chain;
 
@@ -43,7 +42,7 @@ impl Rotation {
         }
         self.look(now, wall);
         if let Err(error) = self.check_given(&svid, bundle, wall) {
-            self.handle_source_failure(causes::in_one_line(&error), now, wall);
+            self.handle_source_failure(in_one_line(&error), now, wall);
             return Err(error);
         }
         if !self.withdrawn && svid.chain() == self.svid.chain() {

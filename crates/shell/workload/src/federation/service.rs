@@ -11,7 +11,7 @@ use x0t_identity::federation::{
     UnknownRelationship,
 };
 use x0t_identity::{Bundle, FederationAnswer, FederationRequest, OperatorAnswer, OperatorRequest};
-use x0t_model::{Entropy, Instant, TrustDomain, UnixTime};
+use x0t_model::{Entropy, Instant, TrustDomain, UnixTime, in_one_line};
 
 use super::fetch::{FetchConfig, fetch};
 use crate::authority_service::AuthorityHandle;
@@ -234,13 +234,6 @@ async fn take_bundle(
     }
 }
 
-/// With all causes in one line.
 fn failed(code: &str, error: &dyn std::error::Error) -> FetchError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    FetchError { code: code.to_owned(), text }
+    FetchError { code: code.to_owned(), text: in_one_line(error) }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tonic::Code;
 use x0t_identity::{EntryId, EntrySpec, Selectors};
-use x0t_model::SpiffeId;
+use x0t_model::{SpiffeId, in_one_line};
 
 use super::entry_form::{EntryFormError, SpireEntry, from_spire, to_spire, to_spire_id, to_spire_selectors};
 use super::proto::entry::v1::entry_client::EntryClient;
@@ -103,7 +103,7 @@ impl SpireServer {
             let id = bounded(&entry.id);
             match from_spire(entry) {
                 Ok(entry) => list.entries.push(entry),
-                Err(error) => list.unreadable.push(Unreadable { id, reason: causes(&error) }),
+                Err(error) => list.unreadable.push(Unreadable { id, reason: in_one_line(&error) }),
             }
         }
         Ok(list)
@@ -241,14 +241,4 @@ pub(super) fn ok(status: Option<types::Status>) -> Result<(), ItemError> {
         Code::NotFound => Err(ItemError::NotFound),
         code => Err(ItemError::Refused { code, message: bounded(&status.message) }),
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x0t_identity::Svid;
+use x0t_model::in_one_line;
 
 /// Files are looked at no more often than this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -114,8 +115,11 @@ impl Shown {
                 self.show(certified);
             }
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, cause, "the bundle endpoint's new certificate cannot be used; the one before is shown on");
+                let error = in_one_line(&error);
+                tracing::warn!(
+                    error,
+                    "the bundle endpoint's new certificate cannot be used; the one before is shown on"
+                );
             }
         }
     }

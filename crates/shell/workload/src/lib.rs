@@ -28,6 +28,7 @@ mod sds;
 pub mod server;
 pub mod source;
 pub mod spire;
+mod svid_tls;
 
 #[cfg(test)]
 extern crate self as x0t_workload;

@@ -16,8 +16,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, OtherError,
-    PeerIncompatible, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, PeerIncompatible, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +28,7 @@ use x0t_identity::{Leaf, VerifyError, verify_chain};
 use x0t_model::{SpiffeId, UnixTime};
 
 use crate::client::{Followed, X509Context};
+use crate::svid_tls::{certified, chain, refusal, refused, tls_error};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -59,16 +60,8 @@ impl MutualTlsError {
 
 impl From<std::io::Error> for MutualTlsError {
     fn from(error: std::io::Error) -> Self {
-        let refusal = match tls_error(&error) {
-            Some(TlsError::InvalidCertificate(CertificateError::Other(OtherError(cause)))) => cause.downcast_ref(),
-            _ => None,
-        };
-        refusal.cloned().map_or_else(|| Self::Handshake(error), Self::Refused)
+        refusal(&error).cloned().map_or_else(|| Self::Handshake(error), Self::Refused)
     }
-}
-
-fn tls_error(error: &std::io::Error) -> Option<&TlsError> {
-    error.get_ref()?.downcast_ref()
 }
 
 /// Both sides of mutual TLS, for one workload. Whoever proves to be anybody is let in; who may do what is decided afterwards, by
@@ -178,10 +171,7 @@ impl Party {
 
     /// The whole chain, leaf first, with its key.
     fn shown(&self) -> Option<Arc<CertifiedKey>> {
-        let context = self.context()?;
-        let svid = context.default_svid();
-        let key = self.provider.key_provider.load_private_key(svid.private_key_der()).ok()?;
-        Some(Arc::new(CertifiedKey::new(svid.chain().to_vec(), key)))
+        certified(self.context()?.default_svid()).ok()
     }
 
     /// The leaf says which trust domain it is of, and only that domain's bundle counts (checklist X5-8, X5-16).
@@ -190,13 +180,11 @@ impl Party {
         let context = self.context();
         let bundle = context.as_ref().and_then(|context| context.bundles().get(&domain));
         let bundle = bundle.ok_or(VerifyError::UnknownTrustDomain(domain))?;
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(leaf).chain(rest).map(|certificate| CertificateDer::from(certificate.as_ref())).collect();
-        verify_chain(&chain, bundle, (self.now)()).map(drop)
+        verify_chain(&chain(leaf, rest), bundle, (self.now)()).map(drop)
     }
 
     fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), TlsError> {
-        self.believes(leaf, rest).map_err(|error| CertificateError::Other(OtherError(Arc::new(error))).into())
+        self.believes(leaf, rest).map_err(refused)
     }
 
     fn check_signature(

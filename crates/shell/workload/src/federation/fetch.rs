@@ -21,6 +21,7 @@ use x0t_model::{SpiffeId, TrustDomain, UnixTime};
 
 use super::tls;
 use crate::regions::AnchorsError;
+use crate::svid_tls::refusal;
 
 /// Bytes of an answer (checklist FE-9).
 pub const DOCUMENT_LEN_MAX: usize = 1024 * 1024;
@@ -194,14 +195,13 @@ async fn connect(
     now: UnixTime,
 ) -> Result<TlsStream<TcpStream>, FetchFailure> {
     let authority = url.authority();
-    let (tls, verifier) = match profile {
-        EndpointProfile::HttpsWeb => (tls::web(config.ca_file.as_deref())?, None),
+    let tls = match profile {
+        EndpointProfile::HttpsWeb => tls::web(config.ca_file.as_deref())?,
         EndpointProfile::HttpsSpiffe { endpoint_id } => {
             let domain = endpoint_id.trust_domain();
             let bundle = bundles.get(domain).filter(|bundle| !bundle.authorities().is_empty());
             let bundle = bundle.ok_or_else(|| FetchFailure::NoBundle(domain.clone()))?;
-            let (tls, verifier) = tls::spiffe(endpoint_id.clone(), bundle.clone(), now)?;
-            (tls, Some((verifier, endpoint_id)))
+            tls::spiffe(endpoint_id.clone(), bundle.clone(), now)?
         }
     };
     let tcp = timeout(config.connect_timeout, TcpStream::connect((url.host(), url.port()))).await;
@@ -220,13 +220,11 @@ async fn connect(
     };
     let encrypted = timeout(config.connect_timeout, TlsConnector::from(tls).connect(name, tcp)).await;
     encrypted.map_err(|_| FetchFailure::TimedOut(authority.clone()))?.map_err(|source| {
-        let refusal = verifier.and_then(|(verifier, wanted)| Some((verifier.refusal()?, wanted)));
-        match refusal {
-            Some((refusal, wanted)) => {
-                let (wanted, source) = (wanted.clone(), Box::new(refusal));
-                FetchFailure::NotTheEndpoint { authority, wanted, source }
+        match (profile, refusal(&source).cloned().map(Box::new)) {
+            (EndpointProfile::HttpsSpiffe { endpoint_id }, Some(source)) => {
+                FetchFailure::NotTheEndpoint { authority, wanted: endpoint_id.clone(), source }
             }
-            None => FetchFailure::Handshake { authority, source },
+            _ => FetchFailure::Handshake { authority, source },
         }
     })
 }

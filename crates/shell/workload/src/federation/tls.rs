@@ -1,18 +1,19 @@
 //! How a bundle endpoint is checked: by the public Web PKI, or as an X.509-SVID.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName};
 use x0t_identity::{Bundle, VerifyError, verify_chain};
 use x0t_model::{SpiffeId, UnixTime};
 
 use super::fetch::FetchFailure;
 use crate::regions::host_anchors;
+use crate::svid_tls::{chain, refused};
 
 /// For an endpoint of the Web PKI: TLS 1.3, or 1.2 for servers of others that have nothing better (checklist FE-9).
 pub(super) fn web(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, FetchFailure> {
@@ -29,12 +30,12 @@ pub(super) fn spiffe(
     endpoint_id: SpiffeId,
     bundle: Arc<Bundle>,
     now: UnixTime,
-) -> Result<(Arc<ClientConfig>, Arc<SvidVerifier>), FetchFailure> {
-    let verifier = Arc::new(SvidVerifier { endpoint_id, bundle, now, provider: provider(), refused: Mutex::default() });
+) -> Result<Arc<ClientConfig>, FetchFailure> {
+    let verifier = Arc::new(SvidVerifier { endpoint_id, bundle, now, provider: provider() });
     let builder =
         ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]).map_err(FetchFailure::Tls)?;
-    let config = builder.dangerous().with_custom_certificate_verifier(verifier.clone()).with_no_client_auth();
-    Ok((finish(config), verifier))
+    let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    Ok(finish(config))
 }
 
 fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
@@ -47,22 +48,16 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// Checks one server. TLS can only say that it did not like the certificate; why is kept here.
+/// Checks one server.
 #[derive(Debug)]
-pub(super) struct SvidVerifier {
+struct SvidVerifier {
     endpoint_id: SpiffeId,
     bundle: Arc<Bundle>,
     now: UnixTime,
     provider: Arc<CryptoProvider>,
-    refused: Mutex<Option<VerifyError>>,
 }
 
 impl SvidVerifier {
-    /// Why it was refused.
-    pub(super) fn refusal(&self) -> Option<VerifyError> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
     fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<(), VerifyError> {
         let found = verify_chain(chain, &self.bundle, self.now)?;
         if found == self.endpoint_id {
@@ -81,15 +76,8 @@ impl ServerCertVerifier for SvidVerifier {
         _: &[u8],
         _: rustls_pki_types::UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(end_entity).chain(intermediates).map(|one| CertificateDer::from(one.as_ref())).collect();
-        match self.verify(&chain) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(refusal) => {
-                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
-                Err(CertificateError::ApplicationVerificationFailure.into())
-            }
-        }
+        self.verify(&chain(end_entity, intermediates)).map_err(refused)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

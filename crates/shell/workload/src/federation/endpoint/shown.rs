@@ -16,6 +16,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x0t_identity::Svid;
 use x0t_model::in_one_line;
 
+use crate::svid_tls::certified;
+
 /// Files are looked at no more often than this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -139,11 +141,6 @@ impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
-}
-
-fn certified(svid: &Svid) -> Result<Arc<CertifiedKey>, CertificateError> {
-    let key = any_supported_type(&svid.private_key_der())?;
-    Ok(Arc::new(CertifiedKey::new(svid.chain().to_vec(), key)))
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, CertificateError> {
